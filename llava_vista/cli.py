@@ -1,0 +1,63 @@
+"""The ``llava-vista`` command line.
+
+A subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int`` that imports nothing heavy before
+``run``; a line in `COMMANDS` makes it known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import VistaError
+
+#: name -> (module of this package, one line of help)
+COMMANDS = {
+    "demo": ("demo", "train a tiny LLaVA with and without VISTA, and compare the two"),
+    "doctor": ("doctor", "check this environment, and a host's checkout or a checkpoint, without importing the host"),
+}
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser. Only the module of ``command`` is imported, so that one command cannot break another."""
+    parser = argparse.ArgumentParser(
+        prog="llava-vista", description="VISTA, explicit vision-text alignment, in LLaVA-family training."
+    )
+    parser.add_argument("--version", action="version", version=f"llava-vista {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module_name, text) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if name == command:
+            module = importlib.import_module(f".{module_name}", __package__)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The command's exit code; 2 when it ended with an error that is the user's to mend.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+        return int(args.run(args) or 0)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "llava_vista":
+            raise  # a defect of this package, not something to install
+        message = f"{error.name} is not installed in this environment ({sys.prefix}); install it and try again."
+    except (VistaError, OSError) as error:
+        message = " ".join(str(error).split())
+    except KeyboardInterrupt:
+        return 130
+    print(f"llava-vista: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""Text-only pre-training of the tiny Llama: afterwards it knows the demo's language, and has never seen a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .dataset import TextSample
+
+_IGNORED = -100
+
+
+def tokenize(folder: Path, samples: Sequence[TextSample]) -> list[tuple[list[int], list[int]]]:
+    """Token ids and labels of each sample, BOS first; what is only read has no labels."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=False)
+    rows = []
+    for sample in samples:
+        ids, labels = [tokenizer.bos_token_id], [_IGNORED]
+        for text, learned in sample:
+            piece = tokenizer(text, add_special_tokens=False).input_ids
+            ids += piece
+            labels += piece if learned else [_IGNORED] * len(piece)
+        rows.append((ids, labels))
+    return rows
+
+
+def _batch(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pad on the right. Returns ids, attention mask and labels, each (B, T)."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row, _ in rows])  # (B, T)
+    labels = torch.tensor([[*row, *[_IGNORED] * (longest - len(row))] for _, row in rows])  # (B, T)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows])  # (B, T)
+    return ids, mask, labels
+
+
+def pretrain_text(
+    folder: str | Path,
+    samples: Sequence[TextSample],
+    *,
+    steps: int,
+    batch_size: int = 32,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    say: bool = True,
+) -> list[float]:
+    """Train the Llama in ``folder`` on text samples and save it there again.
+
+    Returns:
+        the cross-entropy of every step.
+    """
+    from tqdm import tqdm
+    from transformers import LlamaForCausalLM
+
+    folder = Path(folder)
+    rows = tokenize(folder, samples)
+    model = LlamaForCausalLM.from_pretrained(folder).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    warmup = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.05, (steps - step) / (steps - warmup + 1)))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    losses: list[float] = []
+    for _ in tqdm(range(steps)):
+        chosen = torch.randint(len(rows), (batch_size,), generator=generator).tolist()
+        ids, mask, labels = _batch([rows[index] for index in chosen])
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    model.save_pretrained(folder)
+    return losses

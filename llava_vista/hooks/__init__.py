@@ -1,0 +1,45 @@
+"""Process-wide hooks: what ``--vista`` and ``LLAVA_VISTA`` switch on. Each can be undone.
+
+    post_import  waits for transformers' modules without importing them
+    parser       reads --vista... flags and configuration keys, and hides them from the host
+    trainer      attaches to the model when training begins, adds the term to the loss, metrics to the log
+    request      what has been asked for so far
+
+At interpreter start, the wheel's .pth file calls `listen` when VISTA may be wanted: a ``--vista...`` flag, the
+environment variable, or a small configuration file on the command line that mentions it. Otherwise nothing of this
+package is imported.
+"""
+
+from __future__ import annotations
+
+from ..config import VistaConfig
+from . import post_import
+from .request import REQUEST
+
+
+def install(config: VistaConfig | None = None) -> None:
+    """Switch VISTA on for every `transformers.Trainer` of this process, as ``--vista`` does.
+
+    ``--vista...`` flags that the host's parser reads still win, option by option; ``LLAVA_VISTA=0`` or ``--vista
+    False`` switch it off. Call it before the parser and the trainer are used. Calling it again replaces the config.
+
+    Args:
+        config: the published defaults when None.
+    """
+    REQUEST.installed = config or VistaConfig()
+    listen()
+
+
+def listen() -> None:
+    """Put the hooks in place without asking for VISTA: flags, configuration keys or the environment may do so."""
+    post_import.watch("transformers.hf_argparser", "llava_vista.hooks.parser")
+    post_import.watch("transformers.trainer", "llava_vista.hooks.trainer")
+
+
+def uninstall() -> None:
+    """Take every hook of this package off again: the host's classes are what they were before."""
+    post_import.unwatch_all()
+    REQUEST.reset()
+
+
+__all__ = ["install", "listen", "uninstall"]

@@ -1,0 +1,34 @@
+"""The ``--vista...`` flags for any argparse parser, made from the fields of VistaConfig."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..config import FLAG, FLAG_PREFIX, OPTIONS, read_switch
+
+
+def _switch(text: str) -> bool:
+    try:
+        return read_switch(text, f"--{FLAG}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags as a group. What is not given leaves no trace in the namespace (no defaults are set)."""
+    group = parser.add_argument_group("VISTA", "explicit vision-text alignment by llava-vista (arXiv 2505.10917)")
+    group.add_argument(
+        f"--{FLAG}",
+        type=_switch,
+        nargs="?",
+        const=True,
+        default=argparse.SUPPRESS,
+        help="train with cross-entropy + weight * L_VISTA (default: off)",
+    )
+    for option in OPTIONS.values():
+        group.add_argument(
+            f"--{FLAG_PREFIX}{option.name}",
+            type=type(option.default),
+            default=argparse.SUPPRESS,
+            help=f"{option.metadata['help']} (default: {option.default})",
+        )

@@ -1,0 +1,50 @@
+"""Messages to the person who started the run: on standard error, from rank 0 only, not repeated."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+logger = logging.getLogger("llava_vista")
+
+_said: set[str] = set()
+
+
+class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what ``sys.stderr`` is at the time of the message, so that redirection works."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _ready() -> logging.Logger:
+    """Give the logger a handler of its own unless the user's logging set-up already takes care of it."""
+    if not logger.handlers and not logging.getLogger().handlers:
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("[llava-vista] %(message)s"))
+        logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    return logger
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, by the environment that every launcher sets (no torch import)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str) -> None:
+    """Tell rank 0's user something they asked to know."""
+    if is_first_rank():
+        _ready().info(message)
+
+
+def warn_once(message: str) -> None:
+    """Warn about ``message`` the first time it occurs in this process; later times are silent."""
+    if message in _said:
+        return
+    _said.add(message)
+    if is_first_rank():
+        _ready().warning("WARNING: %s", message)

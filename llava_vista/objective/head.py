@@ -1,0 +1,196 @@
+"""The alignment head: from embeddings, hidden states and layout to the VISTA loss. It has no parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ESTIMATORS, WEIGHTINGS, VistaConfig
+from ..errors import LayoutError
+from ..layout import SequenceLayout
+from .bag import weighted_bag
+from .estimators import TextBag
+
+
+class AlignmentTerms(NamedTuple):
+    """What one batch gives. All float32 scalars on the batch's device.
+
+    loss: L_VISTA, the mean over aligned samples; connected to the graph, 0 when no sample is aligned.
+    similarity: unweighted mean over text tokens of I(x_t, S_n), averaged over aligned samples; detached.
+    aligned: number of samples with both an image and text in scope.
+    finite: 1 where the loss was finite, else 0 (also when it was skipped).
+    """
+
+    loss: Tensor
+    similarity: Tensor
+    aligned: Tensor
+    finite: Tensor
+
+
+class _Gate(torch.autograd.Function):
+    """Identity whose gradient is dropped, on the device, where ``open`` turns out to be 0 after the forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, opened: Tensor) -> Tensor:
+        ctx.opened = opened
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.where(ctx.opened > 0, grad, torch.zeros_like(grad)), None
+
+
+def last_image_state(hidden: Tensor, image: Tensor) -> Tensor:
+    """S_n: the hidden state at each sample's last image position.
+
+    Args:
+        hidden: (B, L, d).
+        image: (B, L) bool.
+
+    Returns:
+        (B, d); position 0 for a sample without an image, which the caller masks out.
+    """
+    position = torch.arange(image.shape[1], device=image.device)
+    last = torch.where(image, position, 0).amax(dim=1)  # (B,)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+
+
+class Text(NamedTuple):
+    """What the alignment needs of the embeddings: nothing of size (B, L, d).
+
+    vector (2, B, d), square (2, B), weight (2, B): the text bag, weighted as the loss and as the plain mean. float32.
+    valid: (B,) bool, samples with both an image and text in scope.
+    opened: scalar, becomes 0 when a loss that is not finite is skipped.
+    """
+
+    vector: Tensor
+    square: Tensor
+    weight: Tensor
+    valid: Tensor
+    opened: Tensor
+
+
+class AlignmentHead(nn.Module):
+    """Computes L_VISTA of a batch in float32, whatever the input dtype and under any autocast.
+
+    It can be taken in three steps, each as soon as its input exists: `read_text` when the decoder is entered, `anchor`
+    when it is left, `align` when the loss is wanted. Taken so, their backward runs just before that of what they read
+    (autograd runs the latest operation first), and nothing of size (B, L, d) waits through the backward of the decoder.
+
+    Args:
+        config: method, position weighting, text scope and what to do with a loss that is not finite.
+    """
+
+    def __init__(self, config: VistaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.estimator = ESTIMATORS[config.method]
+        self.weighting = WEIGHTINGS[config.position_weighting]
+
+    def extra_repr(self) -> str:
+        return f"method={self.config.method}, position_weighting={self.config.position_weighting}"
+
+    def _text(self, layout: SequenceLayout) -> Tensor:
+        if self.config.text_scope == "all":
+            return layout.text
+        if layout.answer is None:
+            raise LayoutError(
+                "text_scope='answer' needs to know the supervised tokens, but this layout carries none: the batch has "
+                "no labels, or SequenceLayout was made without answer=."
+            )
+        return layout.text & layout.answer
+
+    def read_text(self, inputs_embeds: Tensor, layout: SequenceLayout) -> Text:
+        """Sum up the text of each sample, in one pass over the embeddings.
+
+        Args:
+            inputs_embeds: (B, L, d) what the decoder received.
+            layout: masks (B, L).
+
+        Raises:
+            LayoutError: the shapes do not fit each other, or the text scope is unknown to the layout.
+        """
+        if inputs_embeds.ndim != 3 or inputs_embeds.shape[:2] != layout.shape:
+            raise LayoutError(
+                f"inputs_embeds {tuple(inputs_embeds.shape)} and layout {tuple(layout.shape)} do not describe one "
+                "(B, L, d) sequence."
+            )
+        opened = torch.ones((), device=inputs_embeds.device)
+        if self.config.on_nonfinite == "skip":
+            inputs_embeds = _Gate.apply(inputs_embeds, opened)
+        with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
+            text = self._text(layout)
+            valid = layout.image.any(dim=1) & text.any(dim=1)  # (B,)
+            t = text.cumsum(dim=1).float()  # (B, L): at text token t, its number
+            m = t[:, -1:].clamp(min=1)  # (B, 1)
+            counted = text & valid[:, None]
+            weights = torch.stack([self.weighting(t, m) / m, (1 / m).expand_as(t)]) * counted  # (2, B, L)
+            vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text)
+            return Text(vector, square, weights.sum(dim=-1), valid, opened)
+
+    def anchor(self, last_hidden_state: Tensor, layout: SequenceLayout, text: Text) -> Tensor:
+        """S_n of each sample, float32 (B, d); zero, with no gradient, for samples that are not aligned.
+
+        Args:
+            last_hidden_state: (B, L, d) what the decoder returned, after its final norm.
+            layout: masks (B, L).
+            text: of the same batch.
+
+        Raises:
+            LayoutError: the shapes do not fit each other.
+        """
+        width = text.vector.shape[-1]
+        if last_hidden_state.ndim != 3 or last_hidden_state.shape != (*layout.shape, width):
+            raise LayoutError(
+                f"last_hidden_state {tuple(last_hidden_state.shape)} does not fit the layout {tuple(layout.shape)} and "
+                f"embeddings of width {width}."
+            )
+        anchors = last_image_state(last_hidden_state, layout.image).float()
+        if self.config.on_nonfinite == "skip":
+            anchors = _Gate.apply(anchors, text.opened)
+        # An unaligned sample's row is whatever stands at position 0 (padding, perhaps NaN): cut its gradient too.
+        return torch.where(text.valid[:, None], anchors, torch.zeros_like(anchors))
+
+    def align(self, anchors: Tensor, text: Text) -> AlignmentTerms:
+        """L_VISTA and its companions from anchors (B, d) and text."""
+        with torch.autocast(device_type=anchors.device.type, enabled=False):
+            aligned = text.valid.sum().float()
+            bag = TextBag(text.vector[0], text.square[0], text.weight[0], text.valid)
+            loss = -self.estimator.information(anchors, bag).sum() / aligned.clamp(min=1)
+            with torch.no_grad():
+                plain = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
+                similarity = self.estimator.information(anchors, plain).sum() / aligned.clamp(min=1)
+            finite = torch.isfinite(loss.detach()).float()
+            if self.config.on_nonfinite == "skip":
+                text.opened.copy_(finite)
+                loss = torch.where(finite > 0, loss, torch.zeros_like(loss))
+                similarity = torch.where(finite > 0, similarity, torch.zeros_like(similarity))
+        return AlignmentTerms(loss, similarity, aligned, finite)
+
+    def forward(self, inputs_embeds: Tensor, last_hidden_state: Tensor, layout: SequenceLayout) -> AlignmentTerms:
+        """All three steps at once; see them for arguments and errors."""
+        text = self.read_text(inputs_embeds, layout)
+        return self.align(self.anchor(last_hidden_state, layout, text), text)
+
+
+def vista_loss(
+    inputs_embeds: Tensor, last_hidden_state: Tensor, layout: SequenceLayout, config: VistaConfig | None = None
+) -> Tensor:
+    """L_VISTA of one batch (arXiv 2505.10917, equation of `llava_vista.objective`); ``config.weight`` is not applied.
+
+    Args:
+        inputs_embeds: (B, L, d) input embeddings of the merged sequence.
+        last_hidden_state: (B, L, d) the decoder's output after its final norm.
+        layout: which positions are text and image.
+        config: method, weighting and scope; the published defaults when None.
+
+    Returns:
+        float32 scalar, connected to the graph; 0 when no sample has both an image and text in scope.
+
+    Raises:
+        LayoutError: the shapes do not fit each other.
+    """
+    terms: AlignmentTerms = AlignmentHead(config or VistaConfig())(inputs_embeds, last_hidden_state, layout)
+    return terms.loss

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Make one of the two environments that the demo and the tests use, under .venvs/, and print its path.
+#
+#   scripts/make_env.sh llava     LLaVA-1.5 as published (llava-torch, transformers 4.37.2)
+#   scripts/make_env.sh latest    the newest transformers, TRL, PEFT
+#
+# PYTHON chooses the interpreter (default python3). An environment made by the same version of this script is reused.
+set -euo pipefail
+name=${1:?usage: scripts/make_env.sh llava|latest}
+cd "$(dirname "$0")/.."
+env=.venvs/$name
+stamp=$env/.made-by
+want=$(cksum < scripts/make_env.sh; cksum < pyproject.toml; cksum < llava_vista/hooks/llava_vista.pth)
+
+if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+  {
+    rm -rf "$env"
+    "${PYTHON:-python3}" -m venv "$env"
+    pip="$env/bin/python -m pip install --quiet --disable-pip-version-check"
+    common="pytest pytest-xdist hypothesis matplotlib"
+    echo "Installing environment $name into $env (a few minutes)"
+    case $name in
+      llava)
+        # shellcheck disable=SC2086
+        $pip setuptools wheel torch==2.13.0 transformers==4.37.2 accelerate==0.34.2 peft==0.10.0 sentencepiece einops==0.6.1 \
+          "numpy<2" pillow requests protobuf ruff==0.17.6 mypy==2.4.1 $common
+        # LLaVA's trainer imports deepspeed when it saves; built here, so that it finds the torch just installed
+        $pip --no-build-isolation deepspeed==0.15.4 "numpy<2"
+        # LLaVA's own requirements pin an old torch and serving packages that training does not need
+        $pip --no-deps llava-torch==1.2.2.post1
+        ;;
+      latest)
+        # shellcheck disable=SC2086
+        $pip torch==2.13.0 transformers trl peft accelerate sentencepiece einops pillow protobuf $common
+        ;;
+      *)
+        echo "unknown environment: $name (llava or latest)"
+        exit 2
+        ;;
+    esac
+    $pip --no-deps --editable .
+    printf '%s' "$want" > "$stamp"
+  } >&2
+fi
+echo "$env"

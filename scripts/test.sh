@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# All checks, from nothing: makes both environments if they are missing, then lint, types, packaging and every test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The DeepSpeed launcher asks numactl for the cores when its ranks are CPUs.
+if ! command -v numactl > /dev/null; then
+  as_root=$([ "$(id -u)" = 0 ] || echo sudo)
+  { $as_root apt-get update -qq && $as_root apt-get install -y -qq numactl; } > /dev/null ||
+    { echo "numactl is missing and could not be installed: install it with your system's package manager" >&2; exit 1; }
+fi
+llava=$(scripts/make_env.sh llava)
+latest=$(scripts/make_env.sh latest)
+
+export OMP_NUM_THREADS=1  # two test processes on two cores; the models are tiny
+
+step() { printf '\n== %s ==\n' "$*"; }
+
+step "lint"
+"$llava/bin/ruff" check .
+"$llava/bin/ruff" format --check .
+bash -n scripts/*.sh llava_vista/demo/launch/*.sh
+
+step "types"
+"$llava/bin/mypy"
+
+step "packaging: the wheel carries the start-up hook and the demo's scripts, and works from a wheel"
+wheels=$(mktemp -d)
+trap 'rm -rf "$wheels"' EXIT
+"$llava/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$wheels" .
+"$llava/bin/python" -m venv "$wheels/env"
+"$wheels/env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$wheels"/*.whl
+(
+  cd "$wheels"
+  LLAVA_VISTA=1 env/bin/python -c "import sys; sys.exit('llava_vista.hooks' not in sys.modules)"
+  env/bin/python -c "import sys; sys.exit('llava_vista' in sys.modules)"
+  env/bin/python -c "
+import pathlib, llava_vista
+launch = pathlib.Path(llava_vista.__file__).parent / 'demo' / 'launch'
+missing = [name for name in ('pretrain.sh', 'finetune.sh') if not (launch / name).is_file()]
+raise SystemExit(f'missing in the wheel: {missing}' if missing else 0)"
+  env/bin/python -m pip uninstall --quiet --yes llava-vista
+  LLAVA_VISTA=1 env/bin/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('llava_vista') is not None)"
+)
+
+step "tests, newest transformers"
+"$latest/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/latest
+
+step "tests, LLaVA-1.5 with transformers 4.37.2"
+"$llava/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/llava --ignore tests/llava/test_ranks.py
+
+step "tests, LLaVA-1.5 on two ranks (alone: the ranks need both cores)"
+"$llava/bin/python" -m pytest -q tests/llava/test_ranks.py
