@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, NamedTuple
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -14,40 +13,13 @@ from .adapters import find_adapter
 from .config import VistaConfig
 from .errors import AttachError, LayoutError
 from .layout import SequenceLayout
-from .merge import merge
 from .metrics import Meter
 from .objective import AlignmentHead, AlignmentTerms, Text
-from .patching import Replacement
 from .tap import Hook, Tap
+from .watch import LayoutWatch
 
-# Model -> its handle, both weak: dropping model and handle frees them. A copy of an attached model is not in here, so
-# what is patched on its class leaves it alone.
+# Model -> its handle, both weak: dropping model and handle frees them. A copy of an attached model is not in here.
 _HANDLES: WeakKeyDictionary[nn.Module, ReferenceType[Handle]] = WeakKeyDictionary()
-# (class, method) -> the patch on it, shared by all attached models of the class.
-_PATCHED: dict[tuple[type, str], Replacement] = {}
-
-
-def _patch_merge_method(cls: type, name: str) -> None:
-    """Let ``cls.name`` go through the handle of the instance it is called on; inert for instances without one."""
-    if (cls, name) in _PATCHED:
-        return
-    raw = inspect.getattr_static(cls, name)
-
-    @functools.wraps(getattr(cls, name))
-    def through_handle(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        # A plain function is bound by a partial: torch.compile would look a bound method up on the class again, and so
-        # find this wrapper instead of the original.
-        method = functools.partial(raw, self) if inspect.isfunction(raw) else raw.__get__(self, type(self))
-        handle = handle_on(self)
-        return method(*args, **kwargs) if handle is None else handle._merge(method, args, kwargs)
-
-    _PATCHED[cls, name] = Replacement(cls, name, through_handle)
-
-
-def _unpatch_merge_method(cls: type, name: str) -> None:
-    """Restore ``cls.name`` once no attached model needs the patch."""
-    if (cls, name) in _PATCHED and not any(type(model) is cls for model in _HANDLES):
-        _PATCHED.pop((cls, name)).undo()
 
 
 def handle_on(module: nn.Module) -> Handle | None:
@@ -90,11 +62,6 @@ class Handle:
                 f"VISTA is already attached to this {type(found.module).__name__}; call detach() on its handle first."
             )
         self.adapter, self.inner = found
-        if not callable(getattr(type(self.inner), self.adapter.merge_method, None)):
-            raise LayoutError(
-                f"adapter {self.adapter.name}: {type(self.inner).__name__} has no method {self.adapter.merge_method}; "
-                "this version of the host differs from those known."
-            )
         self.model = model
         self.config = config
         self.decoder = self.adapter.decoder(self.inner)
@@ -103,22 +70,14 @@ class Handle:
         #: Optimizer step, for messages; a trainer sets it.
         self.step = 0
         self._terms: AlignmentTerms | None = None
-        self._layout: SequenceLayout | None = None
-        self._checked = False
         self._inside = False
         self._watches_entry = self._observes = False
-        self._tap = Tap(self.decoder, self._enter_decoder, self._leave_decoder)
         self._removers: list[Any] = []
+        self._watch = LayoutWatch(self.adapter, self.inner, model)
+        self._tap = Tap(self.decoder, self._enter_decoder, self._leave_decoder)
         _HANDLES[self.inner] = ref(self)
-        _patch_merge_method(type(self.inner), self.adapter.merge_method)
 
     # --- what the host calls ---
-
-    def _merge(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        merged = merge(self.adapter, method, args, kwargs, check=not self._checked)
-        if merged.layout is not None:
-            self._layout, self._checked = merged.layout, True
-        return merged.result
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled() or self._terms is None or not self._terms.loss.requires_grad:
@@ -194,7 +153,8 @@ class Handle:
 
     def clear(self) -> None:
         """Let go of the last forward's tensors."""
-        self._terms = self._layout = None
+        self._terms = None
+        self._watch.clear()
         self._tap.drop()
 
     def detach(self) -> None:
@@ -206,8 +166,8 @@ class Handle:
         for remover in self._removers:
             remover.remove()
         self._removers = []
+        self._watch.remove()
         del _HANDLES[self.inner]
-        _unpatch_merge_method(type(self.inner), self.adapter.merge_method)
 
     # --- how the term comes about ---
 
@@ -215,7 +175,8 @@ class Handle:
         """Watch the forward of ``model`` itself: for training loops that call it directly."""
         self._watches_entry, self._observes = True, not add_to_loss
         self._removers += [
-            self.model.register_forward_pre_hook(Hook(self._enter)),
+            # before the watch's own hook, which may stand on the same module
+            self.model.register_forward_pre_hook(Hook(self._enter), prepend=True),
             self.model.register_forward_hook(Hook(functools.partial(self._leave, add_to_loss))),
         ]
 
@@ -225,7 +186,7 @@ class Handle:
         where = names.get(id(self.decoder), "") or "(the model itself)"
         return (
             f"{type(self.inner).__name__} (adapter {self.adapter.name}): layout from "
-            f"{self.adapter.merge_method}, decoder {where} ({type(self.decoder).__name__})"
+            f"{self._watch.describe()}, decoder {where} ({type(self.decoder).__name__})"
         )
 
     def _forget_graph(self) -> None:
@@ -234,7 +195,7 @@ class Handle:
             self._terms = AlignmentTerms(*(value.detach() for value in self._terms))
 
     def _enter_decoder(self, embeds: Tensor | None) -> Passage:
-        layout, self._layout = self._layout, None
+        layout = self._watch.take(embeds)
         trained = self.inner.training and torch.is_grad_enabled() and layout is not None
         if trained and self._watches_entry and not self._inside:
             raise AttachError(
@@ -269,9 +230,8 @@ class Handle:
             return AlignmentTerms(passage.zero, none, none.clone(), torch.ones_like(none))
         if passage.text is None or passage.anchors is None:
             raise LayoutError(
-                f"the decoder got inputs_embeds {passage.shape}, but {self.adapter.merge_method} told no layout: it "
-                "was not called, or without labels (label smoothing takes them out of the batch). VISTA cannot tell "
-                "text from image there."
+                f"the decoder got inputs_embeds {passage.shape}, but {self._watch.describe()} told no layout: "
+                f"{self._watch.why_unknown()}. VISTA cannot tell text from image there."
             )
         return self.head.align(passage.anchors, passage.text)
 

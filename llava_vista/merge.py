@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .adapters import Adapter
 from .errors import LayoutError
@@ -14,10 +15,14 @@ from .layout import SequenceLayout, check_order, decode, position_codes
 
 
 class Merged(NamedTuple):
-    """What the host gets back, and the layout (None when there was nothing to merge or no labels to code)."""
+    """What the host gets back, and the layout (None when there was nothing to merge or no labels to code).
+
+    token_ids: (B, L) the original token at each text position, anything elsewhere; only when it was to be checked.
+    """
 
     result: Any
     layout: SequenceLayout | None
+    token_ids: Tensor | None = None
 
 
 def merge(
@@ -45,12 +50,14 @@ def merge(
         return Merged(method(*args, **kwargs), None)  # generation: the host's own path, untouched
 
     mask = bound.arguments.get("attention_mask")
+    ids = ids.clone() if check else None  # some hosts write into them
     bound.arguments["labels"] = position_codes(labels)
     if mask is None:
         # Without a mask, padding on the right would come back as image. Ones change nothing else.
-        bound.arguments["attention_mask"] = torch.ones_like(ids, dtype=torch.bool)
+        bound.arguments["attention_mask"] = torch.ones_like(labels, dtype=torch.bool)
     result = method(*bound.args, **bound.kwargs)
 
+    token_ids: Tensor | None = None
     names = adapter.merge_returns.get(len(result)) if isinstance(result, tuple) else None
     if names is None:
         found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
@@ -76,9 +83,10 @@ def merge(
                 f"adapter {adapter.name}: {adapter.merge_method} returned inputs_embeds {tuple(embeds.shape)} but "
                 f"labels {tuple(codes.shape)}; (B, L, d) and (B, L) were expected."
             )
-        if check:
+        if ids is not None:
             check_order(codes)
+            token_ids = ids.reshape(-1)[codes.clamp(min=0).long()]
         layout, values["labels"] = decode(codes, merged_mask, labels, bound.arguments["attention_mask"])
     if mask is None:
         values["attention_mask"] = None
-    return Merged(tuple(values[name] for name in names), layout)
+    return Merged(tuple(values[name] for name in names), layout, token_ids)

@@ -1,6 +1,11 @@
 """What differs between model families: one small file each, found through the registry."""
 
-from . import llava as _llava  # noqa: F401  (importing an adapter module registers it)
-from .base import ADAPTERS, Adapter, Found, all_adapters, find_adapter, register_adapter
+import importlib
+import pkgutil
 
-__all__ = ["ADAPTERS", "Adapter", "Found", "all_adapters", "find_adapter", "register_adapter"]
+from .base import ADAPTERS, MERGE_ARGUMENTS, Adapter, Found, all_adapters, find_adapter, register_adapter
+
+__all__ = ["ADAPTERS", "MERGE_ARGUMENTS", "Adapter", "Found", "all_adapters", "find_adapter", "register_adapter"]
+
+for _module in pkgutil.iter_modules(__path__):  # importing an adapter module registers it
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -12,21 +12,29 @@ from ..errors import UnsupportedModelError
 from ..registry import Registry
 
 ENTRY_POINT_GROUP = "llava_vista.adapters"
+#: The arguments of a merge method that tell the layout.
+MERGE_ARGUMENTS = ("input_ids", "attention_mask", "labels")
 
 
 class Adapter:
-    """The data sheet of one model family that merges images into text in a method of the model.
+    """The data sheet of one model family: how it is recognised, where its decoder is, how images get into the text.
 
     Subclass it, fill in the class attributes, and decorate it with `register_adapter`. Names are compared with whole
     qualified class names along the MRO ("package.module.Class"), so that nothing of the host needs to be imported and
     a class that merely looks similar is not taken.
+
+    Images get into the text in one of two ways, and the layout is read accordingly. Either a method of the model
+    replaces each placeholder by many rows ("merging", `merge_method`), or the processor has put one placeholder token
+    per image row into ``input_ids`` already (`placeholder_ids`). A family may do one or the other, by its version.
     """
 
     #: Set by `register_adapter`.
     name: ClassVar[str] = ""
     #: Qualified names of the classes of this family; their subclasses are recognised too.
     classes: ClassVar[tuple[str, ...]] = ()
-    #: The method that replaces image placeholders by image features.
+    #: Asked only about models that no other adapter recognises; its first batch is checked (`selfcheck`).
+    fallback: ClassVar[bool] = False
+    #: The method that replaces image placeholders by image features. It takes arguments named as `MERGE_ARGUMENTS`.
     merge_method: ClassVar[str] = "prepare_inputs_labels_for_multimodal"
     #: What the merge method returns, by the number of values. Has "inputs_embeds", "attention_mask" and "labels".
     merge_returns: ClassVar[dict[int, tuple[str, ...]]] = {
@@ -37,6 +45,14 @@ class Adapter:
     def matches(self, module: nn.Module) -> bool:
         """Whether ``module`` is the model that owns the merge method."""
         return any(f"{cls.__module__}.{cls.__qualname__}" in self.classes for cls in type(module).__mro__)
+
+    def merges(self, model: nn.Module) -> bool:
+        """Whether this version of the model has the merge method. (A wrapper that forwards attributes has not.)"""
+        return callable(getattr(type(model), self.merge_method, None))
+
+    def placeholder_ids(self, model: nn.Module) -> tuple[int, ...]:
+        """Ids of the tokens that stand, one for one, for image rows in ``input_ids``; empty for families that merge."""
+        return ()
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The decoder stack: takes ``inputs_embeds``, returns the hidden state after its final norm."""
@@ -101,6 +117,14 @@ def embedding_parent(model: nn.Module) -> nn.Module:
     )
 
 
+def config_placeholder_ids(model: nn.Module) -> tuple[int, ...]:
+    """Image and video token ids, under the names by which transformers' configurations have them."""
+    config = getattr(model, "config", None)
+    names = [f"{kind}_token_{suffix}" for kind in ("image", "video") for suffix in ("id", "index")]
+    ids = [getattr(config, name, None) for name in names]
+    return tuple(dict.fromkeys(token for token in ids if isinstance(token, int)))
+
+
 def find_adapter(model: nn.Module) -> Found:
     """Find the adapter for a model, also inside wrappers such as PEFT's.
 
@@ -108,18 +132,9 @@ def find_adapter(model: nn.Module) -> Found:
         UnsupportedModelError: no adapter recognises it (lists the known ones), or several do (names them).
     """
     adapters = all_adapters()
-    found: list[Found] = []
-    for module in model.modules():
-        claims = [adapter for adapter in adapters if adapter.matches(module)]
-        if len(claims) > 1:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} is claimed by several adapters: "
-                f"{', '.join(f'{claim.name} ({type(claim).__module__})' for claim in claims)}. "
-                "Uninstall one of them, or make its `classes` more specific."
-            )
-        inside_found = any(module is inner for outer in found for inner in outer.module.modules())
-        if claims and not inside_found:
-            found.append(Found(claims[0], module))
+    found = _claims(model, [adapter for adapter in adapters if not adapter.fallback]) or _claims(
+        model, [adapter for adapter in adapters if adapter.fallback]
+    )
     if len(found) > 1:
         raise UnsupportedModelError(
             f"{type(model).__name__} holds several models that VISTA could act on: "
@@ -133,3 +148,24 @@ def find_adapter(model: nn.Module) -> Found:
             + ". A model of another family needs register_adapter; a text-only language model has no image to align."
         )
     return found[0]
+
+
+def _claims(model: nn.Module, adapters: list[Adapter]) -> list[Found]:
+    """The outermost modules that one of the adapters recognises.
+
+    Raises:
+        UnsupportedModelError: two adapters recognise one module.
+    """
+    found: list[Found] = []
+    for module in model.modules():
+        claims = [adapter for adapter in adapters if adapter.matches(module)]
+        if len(claims) > 1:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} is claimed by several adapters: "
+                f"{', '.join(f'{claim.name} ({type(claim).__module__})' for claim in claims)}. "
+                "Uninstall one of them, or make its `classes` more specific."
+            )
+        inside_found = any(module is inner for outer in found for inner in outer.module.modules())
+        if claims and not inside_found:
+            found.append(Found(claims[0], module))
+    return found

@@ -1,0 +1,57 @@
+"""transformers' own vision-language classes: the processor puts one placeholder token per image row into the ids."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .base import Adapter, config_placeholder_ids, register_adapter
+
+
+def _names(family: str, *classes: str) -> tuple[str, ...]:
+    return tuple(f"transformers.models.{family}.modeling_{family}.{name}" for name in classes)
+
+
+@register_adapter("transformers")
+class Native(Adapter):
+    """The image positions are those of image and video tokens; the decoder always gets ``inputs_embeds``."""
+
+    merge_method = ""
+    classes = (
+        *_names("llava_onevision", "LlavaOnevisionForConditionalGeneration"),
+        *_names("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+        *_names("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+        *_names("qwen3_vl", "Qwen3VLForConditionalGeneration"),
+        *_names("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
+        *_names("internvl", "InternVLForConditionalGeneration"),
+        *_names("gemma3", "Gemma3ForConditionalGeneration"),
+        *_names("paligemma", "PaliGemmaForConditionalGeneration"),
+    )
+
+    def merges(self, model: nn.Module) -> bool:
+        return False
+
+    def placeholder_ids(self, model: nn.Module) -> tuple[int, ...]:
+        return config_placeholder_ids(model)
+
+
+@register_adapter("transformers-llava")
+class NativeLlava(Adapter):
+    """As `Native`; up to transformers 4.5x one ``<image>`` could also stand for a whole image, expanded in ``forward``.
+
+    Both ways are watched there, and the one that the batch takes tells.
+    """
+
+    merge_method = "_merge_input_ids_with_image_features"
+    merge_returns = {
+        4: ("inputs_embeds", "attention_mask", "labels", "position_ids"),
+        5: ("inputs_embeds", "attention_mask", "position_ids", "labels", "input_ids"),
+    }
+    classes = (
+        *_names("llava", "LlavaForConditionalGeneration"),
+        *_names("vipllava", "VipLlavaForConditionalGeneration"),
+        *_names("llava_next", "LlavaNextForConditionalGeneration"),
+        *_names("llava_next_video", "LlavaNextVideoForConditionalGeneration"),
+    )
+
+    def placeholder_ids(self, model: nn.Module) -> tuple[int, ...]:
+        return config_placeholder_ids(model)
