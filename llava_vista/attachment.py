@@ -15,6 +15,7 @@ from .errors import AttachError, LayoutError
 from .layout import SequenceLayout
 from .metrics import Meter
 from .objective import AlignmentHead, AlignmentTerms, Text
+from .selfcheck import FirstBatchCheck
 from .tap import Hook, Tap
 from .watch import LayoutWatch
 
@@ -73,7 +74,8 @@ class Handle:
         self._inside = False
         self._watches_entry = self._observes = False
         self._removers: list[Any] = []
-        self._watch = LayoutWatch(self.adapter, self.inner, model)
+        check = FirstBatchCheck(self.adapter, self.inner) if self.adapter.fallback else None
+        self._watch = LayoutWatch(self.adapter, self.inner, model, check)
         self._tap = Tap(self.decoder, self._enter_decoder, self._leave_decoder)
         _HANDLES[self.inner] = ref(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -13,11 +13,20 @@ from .errors import LayoutError
 from .interception import Interception
 from .layout import SequenceLayout, from_placeholders
 from .merge import merge
-from .selfcheck import FirstBatchCheck
 from .tap import Hook
 
 #: Arguments by which several samples in one row make themselves known.
 PACKING_ARGUMENTS = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")
+
+
+class Check(Protocol):
+    """Somebody who wants to see layouts together with the token ids (B, L) that stand at the text positions."""
+
+    token_ids: Tensor | None
+
+    def __call__(self, embeds: Tensor, layout: SequenceLayout) -> bool: ...
+
+    def remove(self) -> None: ...
 
 
 class LayoutWatch:
@@ -27,12 +36,13 @@ class LayoutWatch:
         adapter: of the model's family.
         inner: the model that the adapter recognised.
         outer: the object whose forward is called, which may wrap ``inner`` (PEFT).
+        check: is told each layout until it returns True; it wants the original token ids beside it.
 
     Raises:
         LayoutError: the model has neither way of telling, or its merge method takes other arguments than expected.
     """
 
-    def __init__(self, adapter: Adapter, inner: nn.Module, outer: nn.Module) -> None:
+    def __init__(self, adapter: Adapter, inner: nn.Module, outer: nn.Module, check: Check | None = None) -> None:
         self.adapter, self.inner = adapter, inner
         self.placeholder_ids = adapter.placeholder_ids(inner)
         self._merges = adapter.merges(inner)
@@ -46,7 +56,7 @@ class LayoutWatch:
         self._layout: SequenceLayout | None = None
         self._inputs: dict[str, Any] | None = None
         self._seen_first = False
-        self._check = FirstBatchCheck(adapter, inner) if adapter.fallback else None
+        self._check = check
         self._removers: list[Any] = []
         self._forward = inspect.signature(type(inner).forward)
         if self._merges:
@@ -114,7 +124,7 @@ class LayoutWatch:
             self._check.remove()
 
     def _merge(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        merged = merge(self.adapter, method, args, kwargs, check=not self._seen_first)
+        merged = merge(self.adapter, method, args, kwargs, check=self._check is not None or not self._seen_first)
         if merged.layout is not None:
             self._layout, self._seen_first = merged.layout, True
             if self._check is not None:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Make one of the two environments that the demo and the tests use, under .venvs/, and print its path.
+# Make one of the environments that the demo and the tests use, under .venvs/, and print its path.
 #
 #   scripts/make_env.sh llava     LLaVA-1.5 as published (llava-torch, transformers 4.37.2)
+#   scripts/make_env.sh older     transformers 4.44, whose own Llava classes expand images inside their forward
 #   scripts/make_env.sh latest    the newest transformers, TRL, PEFT
 #
 # PYTHON chooses the interpreter (default python3). An environment made by the same version of this script is reused.
 set -euo pipefail
-name=${1:?usage: scripts/make_env.sh llava|latest}
+name=${1:?usage: scripts/make_env.sh llava|older|latest}
 cd "$(dirname "$0")/.."
 env=.venvs/$name
 stamp=$env/.made-by
@@ -29,12 +30,16 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
         # LLaVA's own requirements pin an old torch and serving packages that training does not need
         $pip --no-deps llava-torch==1.2.2.post1
         ;;
+      older)
+        # shellcheck disable=SC2086
+        $pip torch==2.13.0 transformers==4.44.2 accelerate==0.34.2 peft==0.12.0 einops "numpy<2" pillow $common
+        ;;
       latest)
         # shellcheck disable=SC2086
         $pip torch==2.13.0 transformers trl peft accelerate sentencepiece einops pillow protobuf $common
         ;;
       *)
-        echo "unknown environment: $name (llava or latest)"
+        echo "unknown environment: $name (llava, older or latest)"
         exit 2
         ;;
     esac

@@ -1,0 +1,131 @@
+"""One model and batch under test, and what is seen while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import find_adapter
+from ..layout import SequenceLayout
+from ..tap import Tap
+from ..watch import LayoutWatch
+
+
+class Skipped(Exception):
+    """A check that does not apply to this model or environment; the message says why."""
+
+
+class Seen(NamedTuple):
+    """What one forward showed.
+
+    embeds, hidden: (B, L, d) into and out of the decoder. layout: masks (B, L). token_ids: (B, L) the original token
+    at text positions. input_ids, mask: (B, T) of the batch. output: the model's. rows: the embedding table's rows for
+    ``token_ids`` at text positions (N, d), as the embedding module gives them out.
+    """
+
+    embeds: Tensor
+    hidden: Tensor
+    layout: SequenceLayout
+    token_ids: Tensor
+    input_ids: Tensor
+    mask: Tensor
+    output: Any
+    rows: Tensor
+
+
+class _Recorder:
+    """Takes part in the layout watch to get hold of the token ids."""
+
+    def __init__(self) -> None:
+        self.token_ids: Tensor | None = None
+        self.kept: list[tuple[Tensor, SequenceLayout, Tensor]] = []
+
+    def __call__(self, embeds: Tensor, layout: SequenceLayout) -> bool:
+        if self.token_ids is not None:
+            self.kept.append((embeds, layout, self.token_ids))
+        return False
+
+    def remove(self) -> None:
+        self.kept = []
+
+
+class Case:
+    """Builds models and batches, the same every time, and runs them the same way every time."""
+
+    def __init__(self, build_model: Callable[[], nn.Module], build_batch: Callable[[], dict[str, Any]]) -> None:
+        self._build_model, self._build_batch = build_model, build_batch
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self._build_model().train()
+
+    def batch(self) -> dict[str, Any]:
+        torch.manual_seed(1)
+        return self._build_batch()
+
+    def run(self, model: nn.Module) -> Any:
+        """The model's output for the batch; dropout, if any, falls the same way every time."""
+        batch = self.batch()
+        torch.manual_seed(2)
+        return model(**batch)
+
+    def loss(self, model: nn.Module) -> Tensor:
+        output = self.run(model)
+        loss = output.get("loss") if hasattr(output, "get") else output[0]
+        if not isinstance(loss, Tensor):
+            raise AssertionError("the model returns no loss for this batch; it needs labels")
+        return loss
+
+    def gradients(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and gradients of one step, by the parameter's name."""
+        loss = self.loss(model)
+        loss.backward()
+        return loss.detach(), {
+            name: parameter.grad.detach().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+
+    def see(self) -> Seen:
+        """Run the model once under watch.
+
+        Raises:
+            AssertionError: the layout was not told, or the decoder did not run.
+        """
+        model, batch = self.model(), self.batch()
+        input_ids = batch["input_ids"].clone()
+        mask = batch.get("attention_mask")
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.clone().bool()
+        adapter, inner = find_adapter(model)
+        recorder = _Recorder()
+        watch = LayoutWatch(adapter, inner, model, recorder)
+        embeds: list[Tensor] = []
+
+        def enter(given: Tensor | None) -> None:
+            watch.take(given)
+            if given is not None:
+                embeds.append(given)
+
+        tap = Tap(adapter.decoder(inner), enter, lambda _, hidden: hidden)
+        try:
+            torch.manual_seed(2)
+            output = model(**batch)
+            hidden = tap.result
+            kept = list(recorder.kept)
+        finally:
+            tap.remove()
+            watch.remove()
+        if hidden is None or not embeds:
+            raise AssertionError(
+                f"the decoder {type(adapter.decoder(inner)).__name__} did not run with inputs_embeds; does "
+                "Adapter.decoder name the right module?"
+            )
+        if not kept:
+            raise AssertionError(f"no layout was told by {watch.describe()}: {watch.why_unknown()}")
+        embeds_seen, layout, token_ids = kept[-1]
+        with torch.no_grad():
+            rows = inner.get_input_embeddings()(token_ids[layout.text])  # type: ignore[operator]
+        return Seen(embeds_seen, hidden, layout, token_ids, input_ids, mask, output, rows)

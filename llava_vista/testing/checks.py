@@ -1,0 +1,316 @@
+"""The checks of the conformance kit. Each takes a case and raises AssertionError with words when something is wrong."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import find_adapter
+from ..attachment import attach
+from ..config import VistaConfig
+from .case import Case, Skipped
+
+CHECKS: dict[str, Callable[[Case], None]] = {}
+
+
+def _check(function: Callable[[Case], None]) -> Callable[[Case], None]:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def _require(condition: bool, words: str) -> None:
+    if not condition:
+        raise AssertionError(words)
+
+
+def _same(left: dict[str, Tensor], right: dict[str, Tensor], what: str) -> None:
+    """Bit for bit."""
+    _require(left.keys() == right.keys(), f"{what}: other parameters: {sorted(left.keys() ^ right.keys())[:5]}")
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    _require(not different, f"{what}: {len(different)} of {len(left)} differ, first {different[:3]}")
+
+
+def _close(left: Tensor, right: Tensor, what: str, relative: float = 1e-4) -> None:
+    error = float((left - right).abs().max()) if left.numel() else 0.0
+    scale = max(float(right.abs().max()) if right.numel() else 0.0, 1e-12)
+    _require(error <= relative * scale, f"{what}: off by {error:.2e} where the largest value is {scale:.2e}")
+
+
+@_check
+def text_embeddings(case: Case) -> None:
+    """What the decoder receives at text positions are rows of the embedding table, up to one scale."""
+    seen = case.see()
+    text = seen.embeds[seen.layout.text].detach()
+    _require(len(text) > 0, "no text position was found in the batch")
+    if not torch.equal(text, seen.rows):
+        at = seen.rows.abs().argmax()
+        _close(text, seen.rows * (text.flatten()[at] / seen.rows.flatten()[at]), "embeddings at text positions", 1e-5)
+
+
+@_check
+def text_order(case: Case) -> None:
+    """Every row's text is its attended tokens, in order, with nothing missing but image placeholders and a cut end."""
+    seen = case.see()
+    placeholders: set[int] = set()
+    for row, (ids, mask) in enumerate(zip(seen.input_ids, seen.mask, strict=True)):
+        wanted = ids[mask].tolist()
+        found = seen.token_ids[row][seen.layout.text[row]].tolist()
+        missing, position = [], 0
+        for token in wanted:
+            if position < len(found) and found[position] == token:
+                position += 1
+            else:
+                missing.append(token)
+        _require(position == len(found), f"row {row}: text {found[:20]} is not a part, in order, of {wanted[:20]}")
+        # what is missing behind the last text token may have been cut off by a maximum length
+        kept = wanted[: len(wanted) - _tail(wanted, found)] if found else []
+        placeholders.update(_difference(kept, found))
+        _require(
+            not missing or bool(seen.layout.image[row].any()),
+            f"row {row}: tokens {missing[:5]} are missing from the text, and no image stands in the row",
+        )
+    common = placeholders & set(seen.token_ids[seen.layout.text].tolist())
+    _require(not common, f"tokens {sorted(common)[:5]} are text in one place and missing in another")
+
+
+def _tail(wanted: list[int], found: list[int]) -> int:
+    """How many tokens stand in ``wanted`` behind the last one of ``found``."""
+    return len(wanted) - 1 - max(index for index, token in enumerate(wanted) if token == found[-1])
+
+
+def _difference(wanted: list[int], found: list[int]) -> set[int]:
+    return {token for token in wanted if wanted.count(token) > found.count(token)}
+
+
+@_check
+def image_rows(case: Case) -> None:
+    """Image positions exist and hold image features: no rows of the embedding table, no padding."""
+    seen = case.see()
+    _require(bool(seen.layout.image.any()), "no image position was found; the batch needs an image")
+    _require(not bool((seen.layout.image & seen.layout.text).any()), "a position is both image and text")
+    image = seen.embeds[seen.layout.image].detach()  # (N, d)
+    distance = torch.cdist(image, seen.rows).amin(dim=1)
+    copies = int((distance == 0).sum())
+    _require(copies == 0, f"{copies} of {len(image)} image positions hold an embedding of a text token")
+    _require(bool((image.norm(dim=1) > 0).all()), "an image position holds zeros, as padding does")
+
+
+@_check
+def last_hidden_state(case: Case) -> None:
+    """What is tapped is what the output layer reads: the hidden state after the final norm."""
+    seen, model = case.see(), case.model()
+    logits = seen.output.get("logits") if hasattr(seen.output, "get") else None
+    _, inner = find_adapter(model)
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None  # type: ignore[operator]
+    if head is None or logits is None or logits.shape[:2] != seen.hidden.shape[:2]:
+        raise Skipped("the model shows no logits and output layer to compare with")
+    with torch.no_grad():
+        _close(head(seen.hidden), logits, "logits from the tapped hidden state", 1e-4)
+
+
+@_check
+def term_by_value(case: Case) -> None:
+    """The term is the equation's, computed here by loops in float64 over what was seen."""
+    seen, model = case.see(), case.model()
+    handle = attach(model, add_to_loss=False)
+    case.run(model)
+    embeds, hidden = seen.embeds.detach().double(), seen.hidden.detach().double()
+    values = []
+    for row in range(len(embeds)):
+        text, image = seen.layout.text[row].nonzero()[:, 0].tolist(), seen.layout.image[row].nonzero()[:, 0].tolist()
+        if text and image:
+            anchor = hidden[row, image[-1]]
+            terms = [t / len(text) * ((anchor - embeds[row, at]) ** 2).mean() for t, at in enumerate(text, start=1)]
+            values.append(sum(terms) / len(text))
+    _require(bool(values), "no sample of the batch has both an image and text")
+    expected = sum(values) / len(values)
+    found = handle.loss().detach().double()
+    handle.detach()
+    _require(abs(float(found - expected)) <= 1e-5 * max(1.0, float(expected)), f"{found} instead of {expected}")
+
+
+@_check
+def weight_zero(case: Case) -> None:
+    """With weight 0, loss and every gradient are the plain model's, bit for bit."""
+    plain_loss, plain = case.gradients(case.model())
+    model = case.model()
+    handle = attach(model, VistaConfig(weight=0.0))
+    loss, found = case.gradients(model)
+    handle.detach()
+    _require(torch.equal(loss, plain_loss), f"loss {loss} instead of {plain_loss}")
+    _same(found, plain, "gradients")
+
+
+@_check
+def term_in_loss_and_gradients(case: Case) -> None:
+    """The loss is cross-entropy + weight * VISTA, and so are the gradients: by value, against separate backwards."""
+    plain_loss, plain = case.gradients(case.model())
+    observed = case.model()
+    handle = attach(observed, add_to_loss=False)
+    case.run(observed)
+    term = handle.loss()
+    term.backward()  # type: ignore[no-untyped-call]
+    alone = {name: value.grad for name, value in observed.named_parameters() if value.grad is not None}
+    handle.detach()
+    model = case.model()
+    handle = attach(model, VistaConfig(weight=3.0))
+    loss, found = case.gradients(model)
+    handle.detach()
+    _close(loss, plain_loss + 3 * term.detach(), "loss", 1e-5)
+    _require(any(bool(value.any()) for value in alone.values()), "the term has no gradient")
+    largest = max(float(value.abs().max()) for value in found.values())
+    for name, value in found.items():
+        expected = plain.get(name, torch.zeros_like(value)) + 3 * alone.get(name, torch.zeros_like(value))
+        error = float((value - expected).abs().max())
+        _require(error <= 1e-5 * largest, f"gradient of {name} off by {error:.2e}, the largest is {largest:.2e}")
+
+
+@_check
+def evaluation(case: Case) -> None:
+    """In evaluation mode the attached model is the plain one."""
+    with torch.no_grad():
+        plain = case.loss(case.model().eval())
+        model = case.model().eval()
+        handle = attach(model)
+        found = case.loss(model)
+        handle.detach()
+    _require(torch.equal(found, plain), f"loss {found} instead of {plain}")
+
+
+def _traces(model: nn.Module) -> dict[str, Any]:
+    """What attaching might leave behind: hooks, attributes of instances and of their classes."""
+    traces: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        traces[f"{name} hooks"] = [
+            dict(hooks) for key, hooks in vars(module).items() if key.endswith("_hooks") and isinstance(hooks, dict)
+        ]
+        traces[f"{name} attributes"] = sorted(vars(module))
+        for cls in type(module).__mro__:
+            traces[f"class {cls.__module__}.{cls.__qualname__}"] = dict(vars(cls))
+    return traces
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def _interrupt(*args: Any) -> None:
+    raise _Interrupted
+
+
+@_check
+def detach_restores(case: Case) -> None:
+    """After detach, also after an exception in between, everything is what it was."""
+    model = case.model()
+    case.run(model)  # a first forward may fill the host's own caches
+    before, plain = _traces(model), case.loss(model).detach()
+    handle = attach(model)
+    case.loss(model).backward()
+    interruption = handle.decoder.register_forward_hook(_interrupt)
+    try:
+        case.run(model)
+    except _Interrupted:
+        interrupted = True
+    else:
+        interrupted = False
+    interruption.remove()
+    _require(interrupted, "an exception inside the decoder did not come through")
+    handle.detach()
+    model.zero_grad()
+    after = _traces(model)
+    left = [name for name in before if before[name] != after.get(name)]
+    _require(not left, f"changed after detach: {left[:5]}")
+    _require(torch.equal(case.loss(model).detach(), plain), "the loss after detach is not the plain one")
+
+
+@_check
+def deep_copy(case: Case) -> None:
+    """A copy of an attached model is a plain model; the original stays attached."""
+    model = case.model()
+    plain = case.loss(model).detach()
+    handle = attach(model)
+    total = case.loss(model).detach()
+    twin = copy.deepcopy(model)
+    _require(torch.equal(case.loss(twin).detach(), plain), "the copy's loss is not the plain one")
+    _require(torch.equal(case.loss(model).detach(), total), "copying changed the attached model's loss")
+    handle.detach()
+
+
+@_check
+def save_and_load(case: Case) -> None:
+    """An attached model has the plain one's state, and comes back from its own `save_pretrained` as it was."""
+    model = case.model()
+    keys, plain = list(model.state_dict()), case.loss(model).detach()
+    handle = attach(model)
+    _require(list(model.state_dict()) == keys, "attaching changed the keys of the state dict")
+    if not hasattr(model, "save_pretrained"):
+        handle.detach()
+        raise Skipped("state dict only: the model has no save_pretrained")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)  # type: ignore[operator]
+        handle.detach()
+        try:
+            loaded = type(model).from_pretrained(folder)  # type: ignore[attr-defined]
+        except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise Skipped(f"state dict only: the host's own from_pretrained fails: {error}") from error
+    _require(torch.equal(case.loss(loaded.train()).detach(), plain), "the loaded model's loss is not the plain one")
+
+
+@_check
+def gradient_checkpointing(case: Case) -> None:
+    """Checkpointing runs layers twice; the term and its gradient stay."""
+    model = case.model()
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise Skipped("the model does not support it")
+    handle = attach(model)
+    loss, plain = case.gradients(model)
+    handle.detach()
+    for reentrant in (False, True):
+        model = case.model()
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})  # type: ignore[operator]
+        if reentrant:
+            model.enable_input_require_grads()  # type: ignore[operator]
+        handle = attach(model)
+        checkpointed, found = case.gradients(model)
+        handle.detach()
+        way = "reentrant" if reentrant else "not reentrant"
+        _close(checkpointed, loss, f"loss ({way})", 1e-6)
+        largest = max(float(value.abs().max()) for value in plain.values())
+        for name, value in found.items():
+            error = float((value - plain[name]).abs().max()) if name in plain else 0.0
+            _require(error <= 1e-5 * largest, f"gradient of {name} ({way}) off by {error:.2e}")
+
+
+@_check
+def peft(case: Case) -> None:
+    """Wrapped by PEFT, whose fresh LoRA changes no number, the term is the same and reaches the adapters."""
+    if importlib.util.find_spec("peft") is None:
+        raise Skipped("peft is not installed")
+    from peft import LoraConfig, get_peft_model  # type: ignore[attr-defined]
+
+    model = case.model()
+    handle = attach(model, add_to_loss=False)
+    case.run(model)
+    expected = handle.loss().detach()
+    handle.detach()
+    adapter, inner = find_adapter(model)
+    decoder = adapter.decoder(inner)
+    inside = {id(module) for module in decoder.modules()}
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside]
+    if not linear:
+        raise Skipped("the decoder has no nn.Linear to adapt")
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=linear[:4])).train()
+    handle = attach(wrapped, add_to_loss=False)
+    case.run(wrapped)
+    term = handle.loss()
+    term.backward()  # type: ignore[no-untyped-call]
+    handle.detach()
+    _close(term.detach(), expected, "term inside PEFT", 1e-6)
+    reached = [name for name, value in wrapped.named_parameters() if value.grad is not None and bool(value.grad.any())]
+    _require(any("lora" in name for name in reached), "no LoRA weight got a gradient from the term")
