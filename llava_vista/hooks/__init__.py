@@ -17,6 +17,10 @@ from . import post_import
 from .request import REQUEST
 
 
+#: Where HfArgumentParser is defined: transformers, and the copy that TRL 1.x brings for its command line.
+PARSER_MODULES = ("transformers.hf_argparser", "trl.scripts._hf_argparser")
+
+
 def install(config: VistaConfig | None = None) -> None:
     """Switch VISTA on for every `transformers.Trainer` of this process, as ``--vista`` does.
 
@@ -32,7 +36,8 @@ def install(config: VistaConfig | None = None) -> None:
 
 def listen() -> None:
     """Put the hooks in place without asking for VISTA: flags, configuration keys or the environment may do so."""
-    post_import.watch("transformers.hf_argparser", "llava_vista.hooks.parser")
+    for module in PARSER_MODULES:
+        post_import.watch(module, "llava_vista.hooks.parser")
     post_import.watch("transformers.trainer", "llava_vista.hooks.trainer")
 
 

@@ -12,6 +12,9 @@ from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, is_vista_key, reso
 from ..log import say, warn_once
 from .flags import add_flags
 
+#: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).
+LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
+
 
 class Request:
     """Collects what flags, configuration keys, `install` and the environment say; `config` settles it."""
@@ -59,7 +62,8 @@ class Request:
 
     def _tell_if_nothing_happened(self) -> None:
         failed = getattr(sys, "last_value", None) is not None  # the run ended with an exception of its own
-        if not self.acted and not failed:
+        launched = any(module in sys.modules for module in LAUNCHERS)
+        if not self.acted and not failed and not launched:
             warn_once(
                 "VISTA was asked for, but no transformers.Trainer was trained in this process: nothing was done with "
                 f"it. (An evaluation does not need --{FLAG}. For a training loop of your own call llava_vista.attach.)"

@@ -23,7 +23,8 @@ class Seen(NamedTuple):
 
     embeds, hidden: (B, L, d) into and out of the decoder. layout: masks (B, L). token_ids: (B, L) the original token
     at text positions. input_ids, mask: (B, T) of the batch. output: the model's. rows: the embedding table's rows for
-    ``token_ids`` at text positions (N, d), as the embedding module gives them out.
+    ``token_ids`` at text positions (N, d), as the embedding module gives them out; input_rows: those for all of
+    ``input_ids`` that are in the table (M, d), placeholder tokens too.
     """
 
     embeds: Tensor
@@ -34,6 +35,7 @@ class Seen(NamedTuple):
     mask: Tensor
     output: Any
     rows: Tensor
+    input_rows: Tensor
 
 
 class _Recorder:
@@ -127,5 +129,8 @@ class Case:
             raise AssertionError(f"no layout was told by {watch.describe()}: {watch.why_unknown()}")
         embeds_seen, layout, token_ids = kept[-1]
         with torch.no_grad():
-            rows = inner.get_input_embeddings()(token_ids[layout.text])  # type: ignore[operator]
-        return Seen(embeds_seen, hidden, layout, token_ids, input_ids, mask, output, rows)
+            table = inner.get_input_embeddings()  # type: ignore[operator]
+            rows = table(token_ids[layout.text])
+            known = input_ids[(input_ids >= 0) & (input_ids < table.weight.shape[0])]
+            input_rows = table(known)
+        return Seen(embeds_seen, hidden, layout, token_ids, input_ids, mask, output, rows, input_rows)

@@ -28,13 +28,15 @@ IMAGES = (1, 0, 2)
 
 
 class Family(NamedTuple):
+    """build makes the model, the same every time (after seeding); batch the inputs of rows with so many images each."""
+
     build: Callable[[], torch.nn.Module]
-    batch: Callable[[], dict]
+    batch: Callable[..., dict]
 
 
-def rows(block: list[int], images: tuple[int, ...] = IMAGES, length: int = 8) -> dict[str, torch.Tensor]:
+def rows(block: list[int], images: tuple[int, ...], seed: int, length: int = 8) -> dict[str, torch.Tensor]:
     """Ids, mask and labels: text of ``length`` tokens (less in later rows) with ``block`` standing for each image."""
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(seed)
     ids, labels = [], []
     for row, count in enumerate(images):
         text = torch.randint(3, 60, (length - row,), generator=generator)
@@ -52,8 +54,8 @@ def rows(block: list[int], images: tuple[int, ...] = IMAGES, length: int = 8) ->
     }
 
 
-def pixels(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+def pixels(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def has(name: str) -> bool:
@@ -79,9 +81,9 @@ def merges(name: str) -> bool:
     return hasattr(getattr(transformers, name), "_merge_input_ids_with_image_features")
 
 
-def llava_batch() -> dict:
+def llava_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     block = [IMAGE] * (1 if merges("LlavaForConditionalGeneration") else 16)
-    return {**rows(block), "pixel_values": pixels(sum(IMAGES), 3, 16, 16)}
+    return {**rows(block, images, seed), "pixel_values": pixels(seed, sum(images), 3, 16, 16)}
 
 
 def build_vipllava() -> torch.nn.Module:
@@ -103,12 +105,12 @@ def build_llava_next() -> torch.nn.Module:
     return transformers.LlavaNextForConditionalGeneration(config)
 
 
-def llava_next_batch() -> dict:
+def llava_next_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     """16x16 images in a 16x16 grid: 16 base rows, and 4 lines of 4 patches with a newline each."""
-    count = sum(IMAGES)
+    count = sum(images)
     return {
-        **rows([IMAGE] * (1 if merges("LlavaNextForConditionalGeneration") else 36)),
-        "pixel_values": pixels(count, 2, 3, 16, 16),
+        **rows([IMAGE] * (1 if merges("LlavaNextForConditionalGeneration") else 36), images, seed),
+        "pixel_values": pixels(seed, count, 2, 3, 16, 16),
         "image_sizes": torch.tensor([[16, 16]] * count),
     }
 
@@ -121,21 +123,23 @@ def build_onevision() -> torch.nn.Module:
     return transformers.LlavaOnevisionForConditionalGeneration(config)
 
 
-def onevision_batch() -> dict:
-    """Rows of images, and the text-only row gets a video of 2 frames: 2 * 4 pooled patches and a newline."""
-    inputs = rows([IMAGE] * 36)
-    video = torch.full((3, 9), VIDEO)
-    ids = torch.cat([inputs["input_ids"][:, :1], video, inputs["input_ids"][:, 1:]], dim=1)
-    ids[0, 1:10] = ids[2, 1:10] = 5
-    ones = torch.ones_like(video)
-    count = sum(IMAGES)
+def onevision_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    """Rows of images; a row without gets a video of 2 frames: 2 * 4 pooled patches and a newline."""
+    inputs, count, videos = rows([IMAGE] * 36, images, seed), sum(images), images.count(0)
+    if videos:
+        without = torch.tensor([number == 0 for number in images])[:, None]
+        block = torch.where(without, VIDEO, 5).expand(-1, 9)
+        ones, ids = torch.ones_like(block), inputs["input_ids"]
+        inputs = {
+            "input_ids": torch.cat([ids[:, :1], block, ids[:, 1:]], dim=1),
+            "attention_mask": torch.cat([ones, inputs["attention_mask"]], dim=1),
+            "labels": torch.cat([IGNORE * ones, inputs["labels"]], dim=1),
+            "pixel_values_videos": pixels(seed, videos, 2, 3, 16, 16),
+        }
     return {
-        "input_ids": ids,
-        "attention_mask": torch.cat([ones, inputs["attention_mask"]], dim=1),
-        "labels": torch.cat([IGNORE * ones, inputs["labels"]], dim=1),
-        "pixel_values": pixels(count, 2, 3, 16, 16),
+        **inputs,
+        "pixel_values": pixels(seed, count, 2, 3, 16, 16),
         "image_sizes": torch.tensor([[16, 16]] * count),
-        "pixel_values_videos": pixels(1, 2, 3, 16, 16),
     }
 
 
@@ -171,13 +175,13 @@ def build_qwen3_vl() -> torch.nn.Module:
     return transformers.Qwen3VLForConditionalGeneration(config)
 
 
-def qwen_batch() -> dict:
+def qwen_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     """16x16 images: a 4x4 grid of patches, merged 2x2 into 4 rows between start and end tokens."""
-    count = sum(IMAGES)
-    inputs = rows([START, *[IMAGE] * 4, END])
+    count = sum(images)
+    inputs = rows([START, *[IMAGE] * 4, END], images, seed)
     return {
         **inputs,
-        "pixel_values": pixels(count * 16, 3 * 2 * 4 * 4),
+        "pixel_values": pixels(seed, count * 16, 3 * 2 * 4 * 4),
         "image_grid_thw": torch.tensor([[1, 4, 4]] * count),
         "mm_token_type_ids": (inputs["input_ids"] == IMAGE).int(),
     }
@@ -191,8 +195,9 @@ def build_internvl() -> torch.nn.Module:
     return transformers.InternVLForConditionalGeneration(config)
 
 
-def internvl_batch() -> dict:
-    return {**rows([START, *[IMAGE] * 4, END]), "pixel_values": pixels(sum(IMAGES), 3, 16, 16)}
+def internvl_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    inputs = rows([START, *[IMAGE] * 4, END], images, seed)
+    return {**inputs, "pixel_values": pixels(seed, sum(images), 3, 16, 16)}
 
 
 def build_gemma3() -> torch.nn.Module:
@@ -207,12 +212,12 @@ def build_gemma3() -> torch.nn.Module:
     return model
 
 
-def gemma3_batch() -> dict:
-    inputs = rows([START, *[IMAGE] * 4, END])
+def gemma3_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    inputs = rows([START, *[IMAGE] * 4, END], images, seed)
     return {
         **inputs,
         "token_type_ids": (inputs["input_ids"] == IMAGE).long(),
-        "pixel_values": pixels(sum(IMAGES), 3, 16, 16),
+        "pixel_values": pixels(seed, sum(images), 3, 16, 16),
     }
 
 
@@ -225,12 +230,12 @@ def build_paligemma() -> torch.nn.Module:
     return transformers.PaliGemmaForConditionalGeneration(config)
 
 
-def paligemma_batch() -> dict:
-    inputs = rows([IMAGE] * 16)
+def paligemma_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    inputs = rows([IMAGE] * 16, images, seed)
     return {
         **inputs,
         "token_type_ids": (inputs["labels"] != IGNORE).long(),
-        "pixel_values": pixels(sum(IMAGES), 3, 16, 16),
+        "pixel_values": pixels(seed, sum(images), 3, 16, 16),
     }
 
 
