@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from .config import VistaConfig
 
 FILE_NAME = "vista.json"
+#: A key that ends in one of these is left out: the file travels with checkpoints.
+_SECRETS = ("token", "secret", "password", "api_key")
 _PACKAGES = ("llava-vista", "torch", "transformers", "accelerate", "deepspeed", "peft", "trl", "llava-torch")
 
 
@@ -29,15 +33,44 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_record(handle: Handle, world_size: int) -> dict[str, Any]:
-    """The content of ``vista.json``."""
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, without what looks like a secret."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if not str(key).lower().endswith(_SECRETS)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def data_record(dataset: Any) -> dict[str, Any]:
+    """What tells one training set from another: number of samples, and LLaVA's data arguments with the file's size.
+
+    The file is not read: LLaVA's is 1 GB.
+    """
+    record: dict[str, Any] = {}
+    with contextlib.suppress(TypeError, NotImplementedError):  # a stream has no length
+        record["samples"] = len(dataset)
+    arguments = getattr(dataset, "data_args", None)
+    for name in ("data_path", "image_folder", "image_aspect_ratio"):
+        value = getattr(arguments, name, None)
+        if isinstance(value, str):
+            record[name] = value
+    if os.path.isfile(record.get("data_path", "")):
+        record["data_bytes"] = os.path.getsize(record["data_path"])
+    return record
+
+
+def run_record(handle: Handle, trainer: Any) -> dict[str, Any]:
+    """The content of ``vista.json``. What the host was told stands in it so that two runs can be compared later."""
     return {
         "config": handle.config.to_dict(),
         "adapter": handle.adapter.name,
         "model_class": f"{type(handle.inner).__module__}.{type(handle.inner).__qualname__}",
         "decoder_class": f"{type(handle.decoder).__module__}.{type(handle.decoder).__qualname__}",
-        "world_size": world_size,
+        "world_size": trainer.args.world_size,
         "versions": versions(),
+        "data": data_record(trainer.train_dataset),
+        "training_arguments": _plain(trainer.args.to_dict()),
     }
 
 
@@ -66,13 +99,14 @@ def warn_of_changes(output_dir: str, config: VistaConfig) -> None:
         warn_once(f"this run is resumed with other VISTA options than before: {', '.join(changed)}.")
 
 
-def write_run_record(output_dir: str, handle: Handle, world_size: int) -> None:
-    """Write ``vista.json`` to ``output_dir``. A full disk or the like is a warning: training goes on."""
+def write_run_record(handle: Handle, trainer: Any) -> None:
+    """Write ``vista.json`` to the output directory. A full disk or the like is a warning: training goes on."""
+    output_dir = trainer.args.output_dir
     path = os.path.join(output_dir, FILE_NAME)
     try:
         os.makedirs(output_dir, exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(run_record(handle, world_size), file, indent=2)
+            json.dump(run_record(handle, trainer), file, indent=2)
             file.write("\n")
     except OSError as error:
         warn_once(f"{path} could not be written ({error}); training goes on without it.")

@@ -90,7 +90,7 @@ class TrainingSession:
         if trainer.is_world_process_zero():
             if trainer.state.global_step > 0:
                 warn_of_changes(trainer.args.output_dir, self.config)
-            write_run_record(trainer.args.output_dir, self.handle, trainer.args.world_size)
+            write_run_record(self.handle, trainer)
 
     def end(self) -> None:
         """Training is over: the last steps may not have been logged, and the host will save its result."""
