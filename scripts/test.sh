@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks, from nothing: makes both environments if they are missing, then lint, types, packaging and every test.
+# All checks, from nothing: makes the environments if they are missing, then lint, types, packaging and every test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,7 @@ if ! command -v numactl > /dev/null; then
     { echo "numactl is missing and could not be installed: install it with your system's package manager" >&2; exit 1; }
 fi
 llava=$(scripts/make_env.sh llava)
+older=$(scripts/make_env.sh older)
 latest=$(scripts/make_env.sh latest)
 
 export OMP_NUM_THREADS=1  # two test processes on two cores; the models are tiny
@@ -44,10 +45,13 @@ raise SystemExit(f'missing in the wheel: {missing}' if missing else 0)"
 )
 
 step "tests, newest transformers"
-"$latest/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/latest
+"$latest/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/native tests/latest
+
+step "tests, transformers 4.44"
+"$older/bin/python" -m pytest -q -n 2 tests/native
 
 step "tests, LLaVA-1.5 with transformers 4.37.2"
-"$llava/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/llava --ignore tests/llava/test_ranks.py
+"$llava/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/native tests/llava --ignore tests/llava/test_ranks.py
 
 step "tests, LLaVA-1.5 on two ranks (alone: the ranks need both cores)"
 "$llava/bin/python" -m pytest -q tests/llava/test_ranks.py
