@@ -40,14 +40,12 @@ class Passage(NamedTuple):
     shape: of inputs_embeds; None for a call with ``input_ids`` (a batch without images).
     layout: only while the decoder runs.
     text, anchors: what the alignment needs; None when no layout is known.
-    zero: a connected zero for a batch without images.
     """
 
     shape: tuple[int, ...] | None
     layout: SequenceLayout | None = None
     text: Text | None = None
     anchors: Tensor | None = None
-    zero: Tensor | None = None
 
 
 class Handle:
@@ -165,9 +163,7 @@ class Handle:
             return
         self.clear()
         self._tap.remove()
-        for remover in self._removers:
-            remover.remove()
-        self._removers = []
+        self.remove_entry()
         self._watch.remove()
         del _HANDLES[self.inner]
 
@@ -181,6 +177,19 @@ class Handle:
             self.model.register_forward_pre_hook(Hook(self._enter), prepend=True),
             self.model.register_forward_hook(Hook(functools.partial(self._leave, add_to_loss))),
         ]
+
+    def remove_entry(self) -> None:
+        """The opposite of `add_entry`: somebody else takes the term and adds it to the loss."""
+        self.clear()
+        for remover in self._removers:
+            remover.remove()
+        self._removers = []
+        self._watches_entry = self._observes = False
+
+    @property
+    def adds_to_loss(self) -> bool:
+        """Whether `attach` put the term into the loss that the model returns."""
+        return self._watches_entry and not self._observes
 
     def describe(self) -> str:
         """Where each piece was put, for the line at the start of a run."""
@@ -215,8 +224,9 @@ class Handle:
         if passage.layout is not None and passage.text is not None:
             anchors = self.head.anchor(hidden, passage.layout, passage.text)
             return passage._replace(layout=None, anchors=anchors)
-        if passage.shape is None:  # a batch without images: a zero that is connected to the graph
-            return passage._replace(zero=hidden[..., :0].float().sum())
+        if passage.shape is None:  # a batch without images
+            anchors, text = self.head.nothing(hidden)
+            return passage._replace(text=text, anchors=anchors)
         return passage
 
     def _align(self) -> AlignmentTerms:
@@ -227,15 +237,12 @@ class Handle:
                 f"VISTA saw no call of the decoder {type(self.decoder).__name__} since the last step. The model was "
                 f"not run, or it runs another module than the one that adapter {self.adapter.name} names."
             )
-        if passage.zero is not None:
-            none = torch.zeros_like(passage.zero, requires_grad=False)
-            return AlignmentTerms(passage.zero, none, none.clone(), torch.ones_like(none))
         if passage.text is None or passage.anchors is None:
             raise LayoutError(
                 f"the decoder got inputs_embeds {passage.shape}, but {self._watch.describe()} told no layout: "
                 f"{self._watch.why_unknown()}. VISTA cannot tell text from image there."
             )
-        return self.head.align(passage.anchors, passage.text)
+        return self.head.train(self.inner.training).align(passage.anchors, passage.text)
 
     def _embedding(self) -> nn.Module:
         embedding: nn.Module = self.inner.get_input_embeddings()  # type: ignore[operator]

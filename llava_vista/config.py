@@ -40,12 +40,16 @@ class VistaConfig:
         ConfigError: a value is unknown or out of range; the message lists what is allowed.
     """
 
-    method: str = _option("l2", "estimator of I(x_t, S_n): l2 (published default), cosine, or a registered one")
+    method: str = _option(
+        "l2", "estimator of I(x_t, S_n): l2 (published default), cosine (published), infonce, or a registered one"
+    )
     weight: float = _option(1.0, "factor on the VISTA loss (published: 1); 0 observes without training on it")
     position_weighting: str = _option(
         "linear", "omega(t, m): linear = t/m (published, later text counts more), uniform = 1"
     )
     text_scope: str = _option("all", "text tokens that count: all (published) or answer (supervised tokens only)")
+    temperature: float = _option(0.1, "temperature of contrastive estimators (infonce)")
+    detach_text: bool = _option(False, "no gradient into the text embeddings, also where the table trains")
     on_nonfinite: str = _option(
         "stop", "when the VISTA loss is not finite: stop the run, or skip that batch's term and count it in the log"
     )
@@ -56,17 +60,33 @@ class VistaConfig:
                 registry.check(name)
             except RegistryError as error:
                 raise ConfigError(str(error)) from error
-        if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)):
-            raise ConfigError(f"VISTA weight must be a number, got {self.weight!r}.")
-        if not math.isfinite(self.weight) or self.weight < 0:
-            raise ConfigError(f"VISTA weight must be finite and not negative, got {self.weight!r}.")
-        object.__setattr__(self, "weight", float(self.weight))
+        for name in ("weight", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"VISTA {name} must be a number, got {value!r}.")
+            if not math.isfinite(value) or value < 0:
+                raise ConfigError(f"VISTA {name} must be finite and not negative, got {value!r}.")
+            object.__setattr__(self, name, float(value))
+        if self.temperature == 0:
+            raise ConfigError("VISTA temperature must be above 0.")
+        if not isinstance(self.detach_text, bool):
+            raise ConfigError(f"VISTA detach_text must be true or false, got {self.detach_text!r}.")
         for name, value, allowed in (
             ("text_scope", self.text_scope, TEXT_SCOPES),
             ("on_nonfinite", self.on_nonfinite, ON_NONFINITE),
         ):
             if value not in allowed:
                 raise ConfigError(f"unknown VISTA {name} {value!r}; known: {', '.join(allowed)}.")
+
+    @classmethod
+    def from_arguments(cls, arguments: Any) -> VistaConfig:
+        """From an object with attributes ``vista_<option>``: a host's own arguments. What it lacks has its default.
+
+        Raises:
+            ConfigError: a value is unknown or out of range.
+        """
+        given = {name: getattr(arguments, f"{FLAG_PREFIX}{name}", option.default) for name, option in OPTIONS.items()}
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values, as written to ``vista.json``."""
@@ -99,6 +119,8 @@ def _read_option(name: str, value: Any, where: str) -> Any:
             return float(value)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: VISTA {name} must be a number, got {value!r}.") from error
+    if isinstance(OPTIONS[name].default, bool):
+        return read_switch(value, f"{where}: VISTA {name}")
     return value
 
 

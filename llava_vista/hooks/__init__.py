@@ -16,7 +16,6 @@ from ..config import VistaConfig
 from . import post_import
 from .request import REQUEST
 
-
 #: Where HfArgumentParser is defined: transformers, and the copy that TRL 1.x brings for its command line.
 PARSER_MODULES = ("transformers.hf_argparser", "trl.scripts._hf_argparser")
 

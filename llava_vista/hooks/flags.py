@@ -9,7 +9,7 @@ from ..config import FLAG, FLAG_PREFIX, OPTIONS, read_switch
 
 def _switch(text: str) -> bool:
     try:
-        return read_switch(text, f"--{FLAG}")
+        return read_switch(text, "a switch")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -26,9 +26,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="train with cross-entropy + weight * L_VISTA (default: off)",
     )
     for option in OPTIONS.values():
-        group.add_argument(
-            f"--{FLAG_PREFIX}{option.name}",
-            type=type(option.default),
-            default=argparse.SUPPRESS,
-            help=f"{option.metadata['help']} (default: {option.default})",
-        )
+        name = f"--{FLAG_PREFIX}{option.name}"
+        text = f"{option.metadata['help']} (default: {option.default})"
+        if isinstance(option.default, bool):
+            group.add_argument(name, type=_switch, nargs="?", const=True, default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(name, type=type(option.default), default=argparse.SUPPRESS, help=text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from einops import einsum, reduce
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -35,28 +36,33 @@ class TextBag:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A registered estimator: ``information(anchors (B, d), bag) -> (B,)``, the sum over t of w_t I(x_t, S_n)."""
+    """A registered estimator: ``information(anchors (B, d), bag, **options) -> (B,)``, sum_t w_t I(x_t, S_n)."""
 
     name: str
-    information: Callable[[Tensor, TextBag], Tensor]
+    information: Callable[..., Tensor]
     unit_text: bool
+    joins_ranks: bool
+    options: tuple[str, ...]
 
 
 def register_estimator(
-    name: str, *, unit_text: bool = False
-) -> Callable[[Callable[[Tensor, TextBag], Tensor]], Callable[[Tensor, TextBag], Tensor]]:
+    name: str, *, unit_text: bool = False, joins_ranks: bool = False, options: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorator: make ``--vista_method name`` use ``function(anchors, bag) -> (B,)``.
 
     Args:
         name: how the estimator is called.
         unit_text: the bag sums x_t/|x_t| instead of x_t.
+        joins_ranks: the function is given the samples of all ranks at once (B is then their number), for estimators to
+            which the other samples are negatives.
+        options: fields of VistaConfig that the function takes as keyword arguments.
 
     Raises:
         RegistryError: the name is taken.
     """
 
-    def register(function: Callable[[Tensor, TextBag], Tensor]) -> Callable[[Tensor, TextBag], Tensor]:
-        ESTIMATORS.add(name, Estimator(name, function, unit_text))
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        ESTIMATORS.add(name, Estimator(name, function, unit_text, joins_ranks, options))
         return function
 
     return register
@@ -77,3 +83,53 @@ def l2(anchors: Tensor, bag: TextBag) -> Tensor:
 def cosine(anchors: Tensor, bag: TextBag) -> Tensor:
     """I = cos(S_n, x_t). Linear in x_t/|x_t|, so one dot product with the bag of unit vectors."""
     return einsum(normalize(anchors, dim=-1, eps=1e-8), bag.vector, "b d, b d -> b")
+
+
+#: Captions whose bags differ by less, relative to their length, are taken for equal.
+_EQUAL = 1e-6
+
+
+@register_estimator("infonce", joins_ranks=True, options=("temperature",))
+def infonce(anchors: Tensor, bag: TextBag, temperature: float) -> Tensor:
+    """A lower bound on the mutual information of image state and text, contrastive and symmetric, per sample.
+
+    With a_i the anchor and b_i the weighted mean of the text vectors of sample i, both centred over the batch and of
+    unit length, and scores s_ij = a_i . b_j / temperature over the N valid samples (of all ranks):
+
+        I_i = log N_i + (log softmax_j s_ij [j = i] + log softmax_j s_ji [j = i]) / 2
+
+    where sums run over i itself and its N_i - 1 negatives. InfoNCE (van den Oord et al., arXiv 1807.03748; Poole et
+    al., arXiv 1905.06922): for pairs drawn independently from p(S, b), E[log N + log softmax_j f(S_i, b_j)[i]] <=
+    I(S; b) for every score f, because the softmax is the posterior of which of N candidates is the pair when f is the
+    log density ratio, and any other f does worse. It cannot exceed log N. The mean of both directions is bounded too.
+
+    What is assumed, and so not guaranteed: samples are independent (captions of one batch that share a template are
+    not quite); centring makes f depend on the batch, which vanishes as N grows; b is a summary of the text, so the
+    bound holds for I(S; b) <= I(S; text), not for single tokens; equal captions are left out of the negatives, which is
+    a bound for the distinct captions of the batch.
+
+    Negatives come from one forward: gradient accumulation does not widen the batch. With fewer than two candidates
+    I_i is 0, connected to the graph.
+
+    Returns:
+        (B,), nats; 0 for samples that are not valid.
+    """
+    valid, count = bag.valid, bag.valid.sum().clamp(min=1)
+
+    def directions(rows: Tensor) -> Tensor:
+        rows = torch.where(valid[:, None], rows, torch.zeros_like(rows))
+        return normalize((rows - rows.sum(dim=0) / count) * valid[:, None], dim=-1, eps=1e-8)
+
+    text = bag.vector / bag.weight.clamp(min=1e-8)[:, None]  # (B, d)
+    scores = einsum(directions(anchors), directions(text), "i d, j d -> i j") / temperature
+    with torch.no_grad():
+        itself = torch.eye(len(valid), dtype=torch.bool, device=valid.device)
+        distance = torch.cdist(text, text, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+        equal = distance <= _EQUAL * text.norm(dim=-1)[:, None]
+        excluded = ~itself & (equal | equal.T | ~valid[None] | ~valid[:, None])
+        candidates = (~excluded).sum(dim=1)  # (B,)
+    scores = scores.masked_fill(excluded, -torch.inf)
+    forward = scores.diagonal() - scores.logsumexp(dim=1)
+    backward = scores.diagonal() - scores.logsumexp(dim=0)
+    information = candidates.log() + (forward + backward) / 2
+    return torch.where(valid, information, torch.zeros_like(information))

@@ -12,6 +12,7 @@ from ..errors import LayoutError
 from ..layout import SequenceLayout
 from .bag import weighted_bag
 from .estimators import TextBag
+from .join import RankJoin
 
 
 class AlignmentTerms(NamedTuple):
@@ -88,6 +89,8 @@ class AlignmentHead(nn.Module):
         self.config = config
         self.estimator = ESTIMATORS[config.method]
         self.weighting = WEIGHTINGS[config.position_weighting]
+        self._options = {name: getattr(config, name) for name in self.estimator.options}
+        self._join = RankJoin()
 
     def extra_repr(self) -> str:
         return f"method={self.config.method}, position_weighting={self.config.position_weighting}"
@@ -117,6 +120,8 @@ class AlignmentHead(nn.Module):
                 f"inputs_embeds {tuple(inputs_embeds.shape)} and layout {tuple(layout.shape)} do not describe one "
                 "(B, L, d) sequence."
             )
+        if self.config.detach_text:
+            inputs_embeds = inputs_embeds.detach()
         opened = torch.ones((), device=inputs_embeds.device)
         if self.config.on_nonfinite == "skip":
             inputs_embeds = _Gate.apply(inputs_embeds, opened)
@@ -153,21 +158,48 @@ class AlignmentHead(nn.Module):
         # An unaligned sample's row is whatever stands at position 0 (padding, perhaps NaN): cut its gradient too.
         return torch.where(text.valid[:, None], anchors, torch.zeros_like(anchors))
 
+    def nothing(self, hidden: Tensor) -> tuple[Tensor, Text]:
+        """Anchors and text of a batch without images: zeros, connected to the graph by hidden (B, L, d)."""
+        batch, _, width = hidden.shape
+        zeros = torch.zeros((2, batch, width), device=hidden.device)
+        none = torch.zeros((2, batch), device=hidden.device)
+        opened = torch.ones((), device=hidden.device)
+        anchors = zeros[0] + hidden[..., :0].float().sum()
+        return anchors, Text(zeros, none, none, torch.zeros(batch, dtype=torch.bool, device=hidden.device), opened)
+
     def align(self, anchors: Tensor, text: Text) -> AlignmentTerms:
-        """L_VISTA and its companions from anchors (B, d) and text."""
+        """L_VISTA and its companions from anchors (B, d) and text.
+
+        In training with an estimator that joins ranks, this is a collective: every rank must call.
+        """
         with torch.autocast(device_type=anchors.device.type, enabled=False):
-            aligned = text.valid.sum().float()
-            bag = TextBag(text.vector[0], text.square[0], text.weight[0], text.valid)
-            loss = -self.estimator.information(anchors, bag).sum() / aligned.clamp(min=1)
+            aligned, joined = text.valid.sum().float(), text
+            ranks = RankJoin.ranks() if self.estimator.joins_ranks and self.training else 1
+            if ranks > 1:
+                anchors, joined = self._joined(anchors, text)
+            counted = joined.valid.sum().clamp(min=1)
+            bag = TextBag(joined.vector[0], joined.square[0], joined.weight[0], joined.valid)
+            loss = -self.estimator.information(anchors, bag, **self._options).sum() / counted
+            if ranks > 1:  # each holds the value of all samples and the gradient of its own; these will be averaged
+                loss = loss.detach() + ranks * (loss - loss.detach())
             with torch.no_grad():
-                plain = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
-                similarity = self.estimator.information(anchors, plain).sum() / aligned.clamp(min=1)
+                plain = TextBag(joined.vector[1], joined.square[1], joined.weight[1], joined.valid)
+                similarity = self.estimator.information(anchors, plain, **self._options).sum() / counted
             finite = torch.isfinite(loss.detach()).float()
             if self.config.on_nonfinite == "skip":
                 text.opened.copy_(finite)
                 loss = torch.where(finite > 0, loss, torch.zeros_like(loss))
                 similarity = torch.where(finite > 0, similarity, torch.zeros_like(similarity))
         return AlignmentTerms(loss, similarity, aligned, finite)
+
+    def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
+        """Anchors and text of all ranks, in one collective."""
+        columns = [anchors, *text.vector, *text.square[..., None], *text.weight[..., None], text.valid[:, None].float()]
+        rows, _ = self._join(torch.cat(columns, dim=1))  # (B, 3 d + 5) of all ranks
+        width = anchors.shape[1]
+        anchors, first, second, rest = rows.split([width, width, width, 5], dim=1)
+        square, weight = rest[:, 0:2].T, rest[:, 2:4].T
+        return anchors, Text(torch.stack([first, second]), square, weight, rest[:, 4] > 0, text.opened)
 
     def forward(self, inputs_embeds: Tensor, last_hidden_state: Tensor, layout: SequenceLayout) -> AlignmentTerms:
         """All three steps at once; see them for arguments and errors."""

@@ -58,7 +58,7 @@ def test_environment_carries_an_option_flag() -> None:
     [
         ({"vista_weight": 1.0}, None, "--vista_weight given, but VISTA is not switched on: add --vista"),
         ({"vista": "perhaps"}, None, "--vista must be true or false, got 'perhaps'"),
-        ({"vista": True, "vista_method": "l3"}, None, "unknown VISTA method 'l3'; known: cosine, l2"),
+        ({"vista": True, "vista_method": "l3"}, None, "unknown VISTA method 'l3'; known: cosine, infonce, l2"),
         ({"vista": True, "vista_weight": -1.0}, None, "not negative"),
         ({"vista": True, "vista_weight": "much"}, None, "--vista_weight: VISTA weight must be a number"),
         ({}, "yess", "must be true or false, got 'yess'"),

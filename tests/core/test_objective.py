@@ -250,7 +250,7 @@ def test_third_parties_extend_both_registries() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "l3"}, "unknown VISTA method 'l3'; known: cosine, l2"),
+        ({"method": "l3"}, "unknown VISTA method 'l3'; known: cosine, infonce, l2"),
         ({"position_weighting": "square"}, "unknown position weighting 'square'; known: linear, uniform"),
         ({"text_scope": "question"}, "unknown VISTA text_scope 'question'; known: all, answer"),
         ({"on_nonfinite": "ignore"}, "unknown VISTA on_nonfinite 'ignore'; known: stop, skip"),
