@@ -234,4 +234,6 @@ def run_demo(args: argparse.Namespace) -> None:
     print(f"\nAll in {time.perf_counter() - begin:.0f} s. One seed of a toy: it shows that everything works, not that")
     print("VISTA helps or harms.")
     print(f"Curves   {output / 'curves.png'}\nTable    {output / 'table.txt'}, {output / 'results.json'}")
-    print(f"Models   {output}/baseline/finetune, {output}/vista/finetune (vista.json beside it)")
+    models = [output / name / "finetune" for name in ("baseline", "vista")]
+    print(f"Models   {models[0]}, {models[1]} (vista.json beside it)")
+    print(f"Look in  llava-vista probe {models[0]} {models[1]} --data {setup.data['pretrain']} --images {setup.images}")
