@@ -85,7 +85,9 @@ class VistaConfig:
         Raises:
             ConfigError: a value is unknown or out of range.
         """
-        given = {name: getattr(arguments, f"{FLAG_PREFIX}{name}", option.default) for name, option in OPTIONS.items()}
+        given: dict[str, Any] = {
+            name: getattr(arguments, f"{FLAG_PREFIX}{name}", option.default) for name, option in OPTIONS.items()
+        }
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:

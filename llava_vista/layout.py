@@ -136,6 +136,22 @@ def decode(codes: Tensor, merged_mask: Tensor, labels: Tensor, mask: Tensor) -> 
     return SequenceLayout(text=text, image=image, answer=text & (merged_labels >= 0)), merged_labels
 
 
+def compose(layout: SequenceLayout, codes: Tensor, before: SequenceLayout) -> SequenceLayout:
+    """The layout after a second merge, whose tokens were the positions of the first: image rows among them stay image.
+
+    Args:
+        layout: (B, L) of the second merge. codes: (B, L) it returned. before: (B, T) of the first.
+    """
+    token = codes.clamp(min=0).long()
+    was_text, was_image = before.text.reshape(-1)[token], before.image.reshape(-1)[token]
+    text = layout.text & was_text
+    return SequenceLayout(
+        text=text,
+        image=layout.image | (layout.text & was_image),
+        answer=None if layout.answer is None else layout.answer & text,
+    )
+
+
 def check_order(codes: Tensor) -> None:
     """Check that every row's codes are strictly increasing: no token twice, none moved. Reads the tensor on the host.
 

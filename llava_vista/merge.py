@@ -11,22 +11,31 @@ from torch import Tensor
 
 from .adapters import Adapter
 from .errors import LayoutError
-from .layout import SequenceLayout, check_order, decode, position_codes
+from .layout import SequenceLayout, check_order, compose, decode, position_codes
 
 
 class Merged(NamedTuple):
     """What the host gets back, and the layout (None when there was nothing to merge or no labels to code).
 
     token_ids: (B, L) the original token at each text position, anything elsewhere; only when it was to be checked.
+    labels: (B, L) as the host gets them back; by them a second merge of one forward (images, then videos) is known.
     """
 
     result: Any
     layout: SequenceLayout | None
     token_ids: Tensor | None = None
+    labels: Tensor | None = None
+    embeds: Tensor | None = None
 
 
 def merge(
-    adapter: Adapter, method: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], *, check: bool
+    adapter: Adapter,
+    method: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    *,
+    check: bool,
+    before: Merged | None = None,
 ) -> Merged:
     """Run the host's merge method; what it returns is as if it had been called plainly.
 
@@ -35,6 +44,7 @@ def merge(
         method: the host's own method, bound to its model.
         args, kwargs: what the host passed.
         check: also check the order of the codes, which reads them on the host (first batch only).
+        before: the merge before this one, whose outcome the host may be passing on.
 
     Raises:
         LayoutError: the method returned something that is not understood.
@@ -87,6 +97,9 @@ def merge(
             check_order(codes)
             token_ids = ids.reshape(-1)[codes.clamp(min=0).long()]
         layout, values["labels"] = decode(codes, merged_mask, labels, bound.arguments["attention_mask"])
-    if mask is None:
+        if before is not None and before.layout is not None and before.labels is labels:
+            layout = compose(layout, codes, before.layout)
+    # A host that makes itself a mask when it gets none returns the same one for ones.
+    if mask is None and not getattr(adapter, "merge_makes_mask", False):
         values["attention_mask"] = None
-    return Merged(tuple(values[name] for name in names), layout, token_ids)
+    return Merged(tuple(values[name] for name in names), layout, token_ids, values["labels"], embeds)

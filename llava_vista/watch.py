@@ -6,13 +6,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from .adapters import MERGE_ARGUMENTS, Adapter
 from .errors import LayoutError
 from .interception import Interception
 from .layout import SequenceLayout, from_placeholders
-from .merge import merge
+from .merge import Merged, merge
+from .packing import in_one_row
 from .tap import Hook
 
 #: Arguments by which several samples in one row make themselves known.
@@ -53,9 +55,11 @@ class LayoutWatch:
                 f"adapter {adapter.name}: {type(inner).__name__} has no method {adapter.merge_method}; this version of "
                 "the host differs from those known."
             )
-        self._layout: SequenceLayout | None = None
+        self._merged: Merged | None = None
         self._inputs: dict[str, Any] | None = None
-        self._seen_first = False
+        self._seen_first = self._packing_checked = False
+        #: The host may put merged rows one behind another into one, before the decoder.
+        self._packs = bool(getattr(adapter, "packs_rows", False))
         self._check = check
         self._removers: list[Any] = []
         self._forward = inspect.signature(type(inner).forward)
@@ -90,10 +94,16 @@ class LayoutWatch:
         Raises:
             LayoutError: the layout contradicts the embeddings.
         """
-        layout, inputs = self._layout, self._inputs
-        self._layout = self._inputs = None
+        merged, inputs = self._merged, self._inputs
+        layout = None if merged is None else merged.layout
+        if torch.is_grad_enabled() or not self.inner.training:
+            self.clear()
+        # Otherwise it may be a side computation: CAL runs its decoder without gradients first, and once more with them.
         if embeds is None:
             return None
+        if layout is not None and layout.shape != embeds.shape[:2] and merged is not None and merged.embeds is not None:
+            layout = in_one_row(layout, merged.embeds, embeds, check=not self._packing_checked)
+            self._packing_checked = True
         if layout is None and inputs is not None and inputs["input_ids"].shape == embeds.shape[:2]:
             first, self._seen_first = not self._seen_first, True
             _refuse_packing(inputs, first, type(self.inner).__name__)
@@ -112,7 +122,7 @@ class LayoutWatch:
 
     def clear(self) -> None:
         """Let go of the last forward's tensors."""
-        self._layout = self._inputs = None
+        self._merged = self._inputs = None
 
     def remove(self) -> None:
         """Take everything off the model again."""
@@ -124,9 +134,11 @@ class LayoutWatch:
             self._check.remove()
 
     def _merge(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        merged = merge(self.adapter, method, args, kwargs, check=self._check is not None or not self._seen_first)
+        check = self._check is not None or not self._seen_first
+        merged = merge(self.adapter, method, args, kwargs, check=check, before=self._merged)
         if merged.layout is not None:
-            self._layout, self._seen_first = merged.layout, True
+            kept = merged.embeds if self._packs else None
+            self._merged, self._seen_first = merged._replace(result=None, embeds=kept), True
             if self._check is not None:
                 self._check.token_ids = merged.token_ids
         return merged.result

@@ -1,4 +1,9 @@
-"""LLaVA-1.5 (haotian-liu/LLaVA; on PyPI as llava-torch) and the forks that keep its package and class names."""
+"""LLaVA-1.5 (haotian-liu/LLaVA; on PyPI as llava-torch) and the repositories that keep its package and merge method.
+
+LLaVA-NeXT (LLaVA-VL/LLaVA-NeXT), CAL (foundation-multimodal-models/CAL) and VIRAL (cvlab-kaist/VIRAL) share the package
+name ``llava`` and most class names, so they share this sheet. VILA has the package name too, but other classes and
+another contract: see vila.py.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,23 @@ _PACKAGE = "llava.model.language_model"
 
 @register_adapter("llava")
 class Llava(Adapter):
-    """Image features replace placeholders in ``prepare_inputs_labels_for_multimodal``, six values come back."""
+    """Image features replace placeholders in ``prepare_inputs_labels_for_multimodal``, six values come back.
+
+    CAL labels image positions -300 and runs the decoder twice (first without gradients); VIRAL returns the expanded
+    ids as the first value. Neither matters here.
+    """
 
     classes = (
         f"{_PACKAGE}.llava_llama.LlavaLlamaForCausalLM",
         f"{_PACKAGE}.llava_mistral.LlavaMistralForCausalLM",
         f"{_PACKAGE}.llava_mpt.LlavaMptForCausalLM",
+        # LLaVA-NeXT
+        f"{_PACKAGE}.llava_qwen.LlavaQwenForCausalLM",
+        f"{_PACKAGE}.llava_qwen_moe.LlavaQwenMoeForCausalLM",
+        f"{_PACKAGE}.llava_mixtral.LlavaMixtralForCausalLM",
+        f"{_PACKAGE}.llava_gemma.LlavaGemmaForCausalLM",
+        # VIRAL
+        f"{_PACKAGE}.llava_qwen2.LlavaQwen2ForCausalLM",
     )
 
     def decoder(self, model: nn.Module) -> nn.Module:

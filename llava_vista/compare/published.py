@@ -41,6 +41,11 @@ def released_scores(key: ScoreKey, model: str) -> dict[str, Any] | None:
     return {"name": task["name"], "model": name, **task["scores"][name], "note": task.get("note")}
 
 
+def tasks() -> list[str]:
+    """lmms-eval's names of the tasks that were released, in the tables' order."""
+    return list(dict.fromkeys(task["task"] for task in _released()["tasks"]))
+
+
 def source() -> str:
     """Where the numbers come from, for a footnote."""
     return f"{_released()['source']}; evaluated with {_released()['harness']}"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..adapters import Adapter
 
 PARSER = "HfArgumentParser"
+#: LLaVA's own name for it, which nothing else goes by.
+DISTINCTIVE = "prepare_inputs_labels_for_multimodal"
 #: What VISTA passes and reads by name.
 NEEDED_PARAMETERS = ("input_ids", "attention_mask", "labels")
 
@@ -69,6 +71,12 @@ def _package(path: Path) -> str:
     return parts[0].removesuffix(".py")
 
 
+def holds_host(folder: Path, adapters: Iterable[Adapter]) -> bool:
+    """Whether a package by a host's name lies here. (Some checkouts have a model's config.json at their top.)"""
+    packages = {qualified.partition(".")[0] for adapter in adapters for qualified in adapter.classes}
+    return any(Path(folder, where, name, "__init__.py").is_file() for name in packages for where in ("", "src"))
+
+
 def repository_root(folder: Path, adapters: Iterable[Adapter]) -> Path:
     """The folder that holds the host's package: ``folder``, or its parent when the package itself was named."""
     packages = {qualified.partition(".")[0] for adapter in adapters for qualified in adapter.classes}
@@ -86,7 +94,7 @@ def inspect_checkout(folder: Path, adapters: Sequence[Adapter]) -> Checkout:
             path = find_class([root / package, root / "src" / package], qualified)
             if path is not None:
                 checkout.recognised.append(Recognised(adapter, qualified, path.relative_to(root)))
-    merge_names = {adapter.merge_method for adapter in adapters}
+    merge_names = {adapter.merge_method for adapter in adapters} - {""}
     trainers: list[tuple[Path, ast.ClassDef]] = []
     for path, module in tree.mentioning([*merge_names, PARSER, "Trainer", *SUSPECT_NAMES]):
         place = path.relative_to(root)
@@ -98,11 +106,37 @@ def inspect_checkout(folder: Path, adapters: Sequence[Adapter]) -> Checkout:
         for name in SUSPECT_NAMES:
             if uses := unbound_uses(module, name):
                 checkout.unbound[name] = f"{place}:{uses[0]}"
+    checkout.recognised = _by_merge_method(checkout)
+    checkout.merge_methods = _merge_methods(checkout)
     checkout.trainers = [
         f"{cls.name} ({place}:{cls.lineno})" for place, cls in trainers if _package(place) in checkout.packages
     ]
     checkout.unknown = _unknown_models(tree, checkout)
     return checkout
+
+
+def _by_merge_method(checkout: Checkout) -> list[Recognised]:
+    """Hosts share package and class names, for other things: whose merge method is defined here, is meant.
+
+    Where none is, all stay, so that the missing method is reported.
+    """
+    defined = {method.name for method in checkout.merge_methods}
+    meant = [item for item in checkout.recognised if item.adapter.merge_method in defined]
+    return meant or checkout.recognised
+
+
+def _merge_methods(checkout: Checkout) -> list[Method]:
+    """Without the methods that merely have such a name: only one name says by itself what it is."""
+    used = {item.adapter.merge_method for item in checkout.recognised}
+    return [
+        method
+        for method in checkout.merge_methods
+        if (method.name in used if used else method.name == DISTINCTIVE or not _missing(method))
+    ]
+
+
+def _missing(method: Method) -> list[str]:
+    return [name for name in NEEDED_PARAMETERS if name not in method.parameters]
 
 
 def _unknown_models(tree: SourceTree, checkout: Checkout) -> list[str]:
@@ -184,7 +218,7 @@ def _report_merge_methods(section: Section, checkout: Checkout, adapters: Sequen
     }
     for method in checkout.merge_methods:
         text = f"{method.owner}.{method.name}{method.signature} ({method.path}:{method.line})"
-        missing = [name for name in NEEDED_PARAMETERS if name not in method.parameters]
+        missing = _missing(method)
         if missing:
             section.wrong("merge method", f"{text} has no parameter {' or '.join(missing)}, which VISTA goes by.")
         elif method.returns and not understood & set(method.returns):
@@ -212,5 +246,5 @@ def _report_import(section: Section, checkout: Checkout) -> None:
 
 def _looked_for(adapters: Sequence[Adapter]) -> str:
     names = [name for adapter in adapters for name in adapter.classes]
-    methods = sorted({adapter.merge_method for adapter in adapters})
+    methods = sorted({adapter.merge_method for adapter in adapters} - {""})
     return f"the classes {', '.join(names)} and a method {' or '.join(methods)}"

@@ -15,7 +15,7 @@ from ..config import ENVIRONMENT_VARIABLE, FLAG, read_environment, resolve
 from ..errors import ConfigError, VistaError
 from ..record import versions
 from .report import Section
-from .source import find_class, package_folders
+from .source import defines_method, find_class, package_folders
 
 if TYPE_CHECKING:
     from ..adapters import Adapter
@@ -175,6 +175,16 @@ def host_packages(adapters: Iterable[Adapter]) -> list[str]:
     return sorted({qualified.partition(".")[0] for adapter in adapters for qualified in adapter.classes})
 
 
+def _by_merge_method(
+    present: list[tuple[str, str]], methods: Mapping[str, str], folders: Sequence[Path]
+) -> list[tuple[str, str]]:
+    """Where several adapters know classes of a package (hosts share names), those whose merge method it defines."""
+    if len({name for name, _ in present}) < 2:
+        return present
+    defined = {name for name, _ in present if any(defines_method(folder, methods[name]) for folder in folders)}
+    return [(name, qualified) for name, qualified in present if name in defined] or present
+
+
 def report_hosts(section: Section, adapters: Sequence[Adapter]) -> tuple[frozenset[str], frozenset[str]]:
     """Which hosts could be imported (none is), and which adapter their classes get.
 
@@ -193,7 +203,11 @@ def report_hosts(section: Section, adapters: Sequence[Adapter]) -> tuple[frozens
             for qualified in adapter.classes
             if qualified.partition(".")[0] == package
         ]
-        present = [(name, qualified) for name, qualified in known if find_class(folders, qualified)]
+        present = _by_merge_method(
+            [(name, qualified) for name, qualified in known if find_class(folders, qualified)],
+            {adapter.name: adapter.merge_method for adapter in adapters},
+            folders,
+        )
         if not present:
             section.note(package, f"{folders[0]} has none of the classes that adapters know under that name")
             continue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..config import ENVIRONMENT_VARIABLE, FLAG
 from ..errors import VistaError
 from . import environment
-from .checkout import inspect_checkout, report_checkout
+from .checkout import holds_host, inspect_checkout, report_checkout
 from .checkpoint import CONFIG_FILE, is_checkpoint, report_checkpoint
 from .report import Report, Section
 from .troubles import TROUBLES, Situation
@@ -71,7 +71,7 @@ def _target_folder(target: str) -> Path:
 
 def _examine_target(report: Report, folder: Path, adapters: list[Adapter], situation: Situation) -> Situation:
     """Look at the directory that was asked about; returns what troubles can depend on, with what it adds."""
-    if is_checkpoint(folder):
+    if is_checkpoint(folder) and not holds_host(folder, adapters):
         asked = report_checkpoint(report.section(f"Checkpoint {folder}"), folder, adapters)
         return replace(situation, asked=asked)
     checkout = inspect_checkout(folder, adapters)
@@ -88,7 +88,7 @@ def _examine_target(report: Report, folder: Path, adapters: list[Adapter], situa
 
 def report_patches(section: Section, adapters: Iterable[Adapter]) -> None:
     """In words, everything of somebody else's that is touched, and for how long."""
-    methods = sorted({adapter.merge_method for adapter in adapters})
+    methods = sorted({adapter.merge_method for adapter in adapters} - {""})
     section.plain("HfArgumentParser", f"on the class: __init__, parse_known_args, parse_dict, to take --{FLAG}... out")
     section.plain("Trainer", "on the class: train")
     section.plain("the trainer", "on the instance, until train() returns or raises: compute_loss, log, one callback")

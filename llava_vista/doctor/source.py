@@ -110,6 +110,11 @@ def methods_in(path: Path, tree: ast.Module, names: Iterable[str]) -> list[Metho
     ]
 
 
+def defines_method(folder: Path, name: str) -> bool:
+    """Whether any class below the folder has a method of that name."""
+    return bool(name) and any(methods_in(path, tree, [name]) for path, tree in SourceTree(folder).mentioning([name]))
+
+
 def _read_method(path: Path, owner: str, node: Function) -> Method:
     arguments = node.args
     names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]

@@ -81,7 +81,7 @@ TROUBLES = (
     ),
     Trouble(
         "transformers",
-        lambda s: s.below("transformers", "4.37"),
+        lambda s: s.below("transformers", "4.37") and not s.hosts & {"share4v", "videollava"},
         "older than 4.37, the oldest that llava-vista supports.",
         "Use the version that the host asks for, if it is 4.37 or newer (LLaVA: 4.37.2).",
     ),
@@ -139,6 +139,21 @@ TROUBLES = (
         lambda s: "tinyllava" in s.hosts,
         "TinyLLaVA Factory does not run without a process group.",
         "Launch it with deepspeed or torchrun, also on one device.",
+    ),
+    Trouble(
+        "transformers",
+        lambda s: s.at_least("transformers", "4.37") and bool(s.hosts & {"share4v", "videollava"}),
+        "ShareGPT4V and Video-LLaVA were written for 4.31.0: what they import from it is gone in 4.37 "
+        "(ShardedDDPOption, _expand_mask).",
+        "pip install 'transformers==4.31.0' 'tokenizers<0.14'; VISTA was tried with it on both.",
+        stops=_always,
+    ),
+    Trouble(
+        "MoE-LLaVA",
+        lambda s: "moellava" in s.hosts,
+        "a layer tells that it has experts by len() == 3, which a batch of three samples has too: training with "
+        "experts on such a batch fails in the host, with or without VISTA.",
+        "Use another batch size than 3 per device.",
     ),
     Trouble(
         "deepspeed",

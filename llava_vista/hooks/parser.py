@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..config import is_vista_key
+from ..config import FLAG, FLAG_PREFIX, is_vista_key
 from ..log import warn_once
 from ..patching import Replacement
-from .flags import add_flags
+from .flags import GROUP, add_flags
 from .request import REQUEST
 
 
@@ -25,16 +25,23 @@ def apply(module: ModuleType) -> Callable[[], None]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original_init(self, *args, **kwargs)
         taken = [flag for flag in self._option_string_actions if is_vista_key(flag.lstrip("-"))]
-        if taken:
-            warn_once(f"this program has flags of its own named {', '.join(taken)}; llava-vista leaves them to it.")
-        else:
+        if not taken:
             add_flags(self)
+        elif _is_native(self):
+            # What it lacks (a patch of an older version) is accepted too; `Request.config` reads the command line.
+            REQUEST.native = True
+            self._vista_added = add_flags(self, without=taken)
+        else:
+            REQUEST.leave_command_line()
+            warn_once(f"this program has flags of its own named {', '.join(taken)}; llava-vista leaves them to it.")
 
     @functools.wraps(original_known)
     def parse_known_args(self: Any, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
         parsed, rest = original_known(self, args, namespace, **kwargs)
         if _ours(self):
             REQUEST.add_flags(_take(vars(parsed)))
+        for key in getattr(self, "_vista_added", ()):
+            vars(parsed).pop(key, None)
         return parsed, rest
 
     @functools.wraps(original_dict)
@@ -59,7 +66,16 @@ def apply(module: ModuleType) -> Callable[[], None]:
 
 def _ours(parser: argparse.ArgumentParser) -> bool:
     """Whether the ``--vista`` flag of this parser is ours and not the program's."""
-    return any(group.title == "VISTA" for group in parser._action_groups)
+    return any(group.title == GROUP for group in parser._action_groups) and not hasattr(parser, "_vista_added")
+
+
+def _is_native(parser: argparse.ArgumentParser) -> bool:
+    """Whether the program itself has VISTA's flags, as `llava-vista patch` adds them: a switch and a method.
+
+    It then acts on them with `install`. Flags that only happen to be called so are another matter.
+    """
+    switch = parser._option_string_actions.get(f"--{FLAG}")
+    return switch is not None and switch.const is True and f"--{FLAG_PREFIX}method" in parser._option_string_actions
 
 
 def _take(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Request:
         self.installed: VistaConfig | None = None
         self.flags: dict[str, Any] = {}
         self.acted = False
+        #: the program has VISTA's flags itself (`llava-vista patch`) and acts on them with `install`
+        self.native = False
         self._parsed = False
         self._notes: set[str] = set()
         self._at_exit = False
@@ -41,6 +43,10 @@ class Request:
             atexit.register(self._tell_if_nothing_happened)
             self._at_exit = True
 
+    def leave_command_line(self) -> None:
+        """The program's flags of that name mean something else: do not read them."""
+        self._parsed = True
+
     def config(self) -> VistaConfig | None:
         """The configuration to train with, or None when VISTA is off.
 
@@ -54,11 +60,21 @@ class Request:
             self.flags.update(vars(parser.parse_known_args(_after_script())[0]))
             self._parsed = True
         resolved = resolve(self.flags, self.installed, os.environ.get(ENVIRONMENT_VARIABLE))
-        for note in resolved.notes:
+        notes = [*resolved.notes, *self._applied_once(resolved.config)]
+        for note in notes:
             if note not in self._notes:
                 self._notes.add(note)
                 say(note)
         return resolved.config
+
+    def _applied_once(self, config: VistaConfig | None) -> list[str]:
+        """What to say when a natively patched program and llava-vista's own hooks both ask for VISTA."""
+        if not self.native or self.installed is None or config is None:
+            return []
+        return [
+            f"this program reads --{FLAG} itself (a native patch), and llava-vista's start-up hook reads it too: VISTA "
+            "is applied once."
+        ]
 
     def _tell_if_nothing_happened(self) -> None:
         failed = getattr(sys, "last_value", None) is not None  # the run ended with an exception of its own

@@ -10,13 +10,15 @@ from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
 from ..adapters import find_adapter
-from ..attachment import Handle, handle_in
-from ..config import VistaConfig
+from ..attachment import Handle, handle_in, handle_on
+from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig
 from ..errors import AttachError
 from ..log import say, warn_once
+from ..metrics import Meter
 from ..patching import Replacement
 from ..record import warn_of_changes, write_run_record
-from .accumulation import loss_divisor
+from .accumulation import Divisor
+from .parallel import refuse_split_sequences
 from .ranks import agree
 
 #: After this many logged records without a single aligned sample, the user is warned.
@@ -34,7 +36,10 @@ class TrainingSession:
         self.trainer = trainer
         self.config = config
         self.handle: Handle | None = None
+        #: the handle is the program's own, from attach(): it is given back, not detached
+        self._borrowed = False
         self._replacements: list[Replacement] = []
+        self._divisor = Divisor(trainer)
         self._callback = _Callback(self)
         self._records_without_aligned = 0
         self._ever_aligned = False
@@ -46,6 +51,7 @@ class TrainingSession:
                 "cannot follow the replicas. Launch one process per GPU (deepspeed, torchrun, accelerate launch), or "
                 "show it one GPU (CUDA_VISIBLE_DEVICES=0)."
             )
+        refuse_split_sequences(self.trainer)
         if self.trainer.model is not None:
             find_adapter(self.trainer.model)  # an unknown model stops here, before anything is set up
         self.trainer.add_callback(self._callback)
@@ -59,9 +65,45 @@ class TrainingSession:
         for replacement in reversed(self._replacements):
             replacement.undo()
         self._replacements = []
-        if self.handle is not None:
+        if self.handle is not None and not self._borrowed:
             self.handle.detach()
-        self.handle = None
+        elif self.handle is not None and handle_on(self.handle.inner) is self.handle:  # nobody detached it meanwhile
+            self.handle.add_entry(add_to_loss=True)  # as attach() had left it
+        self.handle, self._borrowed = None, False
+
+    def _borrow(self) -> Handle | None:
+        """The program's own attach(), if there is one: the term is added once, here, where accumulation is known.
+
+        Raises:
+            AttachError: it was attached with other options, or only observes.
+        """
+        existing = handle_in(self.trainer.model)
+        if existing is None:
+            return None
+        name = type(existing.inner).__name__
+        if existing.config != self.config:
+            mine, theirs = self.config.to_dict(), existing.config.to_dict()
+            differ = ", ".join(f"{key} {theirs[key]!r} and {mine[key]!r}" for key in mine if mine[key] != theirs[key])
+            raise AttachError(
+                f"VISTA is attached to this {name} by attach() in the program and asked for by --{FLAG} (or install(), "
+                f"or {ENVIRONMENT_VARIABLE}) with other options: {differ}. Use one of the two: detach() the handle, or "
+                f"leave out --{FLAG} / {ENVIRONMENT_VARIABLE}."
+            )
+        if not existing.adds_to_loss:
+            raise AttachError(
+                f"VISTA is already attached to this {name}, by attach(..., add_to_loss=False) in the program or by "
+                f"another training that is under way, and --{FLAG} (or install(), or {ENVIRONMENT_VARIABLE}) asks to "
+                f"train with it: the term might be added twice. Use one of the two: detach() the handle, or leave out "
+                f"--{FLAG} / {ENVIRONMENT_VARIABLE}."
+            )
+        say(
+            f"VISTA is attached to this {name} by attach() in the program, and asked for by --{FLAG} (or install(), or "
+            f"{ENVIRONMENT_VARIABLE}) with the same options: it is applied once, by the trainer."
+        )
+        existing.remove_entry()
+        existing.meter = Meter()  # what it saw before is not of this training
+        self._borrowed = True
+        return existing
 
     # --- called by the callback ---
 
@@ -69,14 +111,8 @@ class TrainingSession:
         """The model is complete now: also when the trainer makes it itself, or wraps it."""
         trainer = self.trainer
         self._take_off()  # the trainer may start over (hyper-parameter search, batch-size finder)
-        existing = handle_in(trainer.model)
-        if existing is not None:
-            raise AttachError(
-                f"VISTA is already attached to this {type(existing.inner).__name__} (by attach() in the program). Use "
-                f"either attach() or the flag, not both: detach() the handle, or leave out --vista / LLAVA_VISTA."
-            )
         agree(self.config)
-        self.handle = Handle(trainer.model, self.config)
+        self.handle = self._borrow() or Handle(trainer.model, self.config)
         self._replacements = [
             Replacement(trainer, "compute_loss", self._with_term(trainer.compute_loss)),
             Replacement(trainer, "log", self._with_metrics(trainer.log)),
@@ -110,6 +146,8 @@ class TrainingSession:
             handle.clear()
             inputs = kwargs["inputs"] if "inputs" in kwargs else args[1]
             labels = inputs.get("labels")
+            if kwargs.get("num_items_in_batch") is not None:
+                kwargs["num_items_in_batch"] = self._divisor.watch(kwargs["num_items_in_batch"])
             result = original(*args, **kwargs)
             loss = result[0] if isinstance(result, tuple) else result
             total = self._add_term(handle, loss, labels, kwargs.get("num_items_in_batch"))
@@ -120,7 +158,7 @@ class TrainingSession:
 
     def _add_term(self, handle: Handle, loss: Tensor, labels: Tensor | None, num_items: Any) -> Tensor:
         handle.step = self.trainer.state.global_step
-        divisor = loss_divisor(self.trainer, num_items)
+        divisor = self._divisor.value(num_items)
         term = handle.loss()
         handle.meter.add_cross_entropy(loss.detach() * divisor, labels, handle.step)
         if self.config.weight == 0:

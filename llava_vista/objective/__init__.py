@@ -7,6 +7,8 @@
 
 `estimators` holds I, `weightings` holds omega, `bag` the one pass over the embeddings that both need, `head` puts them
 together. All of it takes tensors and a config and returns tensors.
+
+THEORY.md beside this file says what the objective assumes, and what it does not guarantee.
 """
 
 from .estimators import TextBag, register_estimator

@@ -58,6 +58,11 @@ def last_image_state(hidden: Tensor, image: Tensor) -> Tensor:
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
+def _shared(x: Tensor, layout: SequenceLayout) -> Tensor:
+    """(B, L, d) for a row (1, L, d) that the B samples of the layout share; a view, nothing is copied."""
+    return x.expand(layout.shape[0], -1, -1) if x.ndim == 3 and x.shape[0] == 1 else x
+
+
 class Text(NamedTuple):
     """What the alignment needs of the embeddings: nothing of size (B, L, d).
 
@@ -109,12 +114,13 @@ class AlignmentHead(nn.Module):
         """Sum up the text of each sample, in one pass over the embeddings.
 
         Args:
-            inputs_embeds: (B, L, d) what the decoder received.
+            inputs_embeds: (B, L, d) what the decoder received; (1, L, d) when the samples share one row (packing).
             layout: masks (B, L).
 
         Raises:
             LayoutError: the shapes do not fit each other, or the text scope is unknown to the layout.
         """
+        inputs_embeds = _shared(inputs_embeds, layout)
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[:2] != layout.shape:
             raise LayoutError(
                 f"inputs_embeds {tuple(inputs_embeds.shape)} and layout {tuple(layout.shape)} do not describe one "
@@ -139,13 +145,14 @@ class AlignmentHead(nn.Module):
         """S_n of each sample, float32 (B, d); zero, with no gradient, for samples that are not aligned.
 
         Args:
-            last_hidden_state: (B, L, d) what the decoder returned, after its final norm.
+            last_hidden_state: (B, L, d) what the decoder returned, after its final norm; (1, L, d) for a shared row.
             layout: masks (B, L).
             text: of the same batch.
 
         Raises:
             LayoutError: the shapes do not fit each other.
         """
+        last_hidden_state = _shared(last_hidden_state, layout)
         width = text.vector.shape[-1]
         if last_hidden_state.ndim != 3 or last_hidden_state.shape != (*layout.shape, width):
             raise LayoutError(

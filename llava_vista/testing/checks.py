@@ -168,7 +168,8 @@ def term_in_loss_and_gradients(case: Case) -> None:
     for name, value in found.items():
         expected = plain.get(name, torch.zeros_like(value)) + 3 * alone.get(name, torch.zeros_like(value))
         error = float((value - expected).abs().max())
-        _require(error <= 1e-5 * largest, f"gradient of {name} off by {error:.2e}, the largest is {largest:.2e}")
+        # two backwards added in another order than one
+        _require(error <= 5e-5 * largest, f"gradient of {name} off by {error:.2e}, the largest is {largest:.2e}")
 
 
 @_check

@@ -314,7 +314,7 @@ def test_fresh_interpreters_do_not_inherit_the_variable(monkeypatch):
         ("method=cosine,weight=0.5", 0, "weight 0.5"),
         ("0", 0, "switches VISTA off"),
         ("", 0, "as if not set"),
-        ("method=nonsense", 1, "unknown VISTA method 'nonsense'; known: cosine, l2"),
+        ("method=nonsense", 1, "unknown VISTA method 'nonsense'; known: cosine, infonce, l2"),
         ("wieght=1", 1, "unknown VISTA option 'wieght'"),
         ("perhaps", 1, "must be true or false"),
     ],

@@ -88,7 +88,7 @@ def test_remaining_strings_and_unknown_flags(parser_class) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--vista", "--vista_method", "l3"], "known: cosine, l2"),
+        (["--vista", "--vista_method", "l3"], "known: cosine, infonce, l2"),
         (["--vista", "--vista_weight", "-1"], "not negative"),
         (["--vista", "--vista_position_weighting", "up"], "known: linear, uniform"),
         (["--vista_weight", "1"], "not switched on"),
@@ -133,6 +133,60 @@ def test_program_with_such_a_flag_of_its_own_keeps_it(parser_class, caplog) -> N
         assert parser_class(Own).parse_args_into_dataclasses(["--vista", "sea"]) == (Own("sea"),)
         assert parser_class(Own).parse_dict({"vista": "sea"}) == (Own("sea"),)
     assert "flags of its own named --vista" in caplog.text
+    assert REQUEST.config() is None
+
+
+@dataclass
+class PatchedArguments:
+    """A host's arguments after `llava-vista patch`, of a version with fewer options."""
+
+    name: str = field(default="x")
+    vista: bool = field(default=False)
+    vista_method: str = field(default="l2")
+    vista_weight: float = field(default=1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "expected", "once"),
+    [
+        ("--vista", None, VistaConfig(), True),
+        (
+            "--vista --vista_method cosine --vista_text_scope answer",
+            None,
+            VistaConfig("cosine", text_scope="answer"),
+            True,
+        ),
+        ("--name y", None, None, False),
+        ("--name y", "weight=0.5", VistaConfig(weight=0.5), False),
+        ("--vista", "1", VistaConfig(), True),
+        ("--vista False", "1", None, False),
+        ("--vista", "0", VistaConfig(), True),
+    ],
+)
+def test_patch_and_flag_are_one(parser_class, monkeypatch, caplog, words, environment, expected, once) -> None:
+    """A natively patched host, with the start-up hook live: the host acts on its flags, and it comes to one request."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words.split()])
+    if environment is not None:
+        monkeypatch.setenv("LLAVA_VISTA", environment)
+    listen()
+    with caplog.at_level("INFO", logger="llava_vista"):
+        (host,) = parser_class(PatchedArguments).parse_args_into_dataclasses()
+        if host.vista:
+            install(VistaConfig.from_arguments(host))
+        assert REQUEST.config() == expected
+        assert REQUEST.config() == expected
+    assert caplog.text.count("VISTA is applied once") == once
+    assert "leaves them to it" not in caplog.text
+
+
+def test_flags_that_mean_something_else_are_not_read(parser_class, monkeypatch) -> None:
+    @dataclass
+    class Own:
+        vista: str = field(default="hill")
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--vista", "sea"])
+    listen()
+    assert parser_class(Own).parse_args_into_dataclasses() == (Own("sea"),)
     assert REQUEST.config() is None
 
 

@@ -22,7 +22,7 @@ from llava_vista import (
     vista_loss,
 )
 from llava_vista.config import ESTIMATORS, WEIGHTINGS
-from llava_vista.objective import AlignmentHead
+from llava_vista.objective import AlignmentHead, bag
 
 REFERENCE = Path(__file__).parent.parent / "data" / "objective_cases.npz"
 METHODS = ("l2", "cosine")
@@ -175,6 +175,45 @@ def test_garbage_in_an_unaligned_sample_harms_nobody() -> None:
     loss.backward()
     assert loss.isfinite()
     assert hidden.grad.isfinite().all()
+
+
+@pytest.fixture(params=["gathered", "sliced"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of reading the embeddings, a CPU's and a GPU's, in many pieces."""
+    monkeypatch.setattr(bag, "_PIECE_CORE", 400)
+    monkeypatch.setattr(bag, "_PIECE_GPU", 1000)
+    if request.param == "sliced":
+        monkeypatch.setattr(bag, "_gathered", bag._sliced)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_ways_of_reading_equal_a_literal_loop(method: str, reading: None) -> None:
+    test_values_and_gradients_equal_a_literal_loop(3, 47, 17, method, "linear", "all")
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scope", ["all", "answer"])
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_without_weight_reach_neither_value_nor_gradient(
+    method: str, scope: str, dtype: torch.dtype, bad: float, reading: None
+) -> None:
+    """Whatever stands at image and padding positions, and at text out of scope: the same numbers, bit for bit."""
+    embeds, hidden, kind, answer = random_case(7, 3, 90, 16)
+    kind[:, 0] = 1
+    layout = SequenceLayout(kind == 0, kind == 1, answer)
+    counts = answer if scope == "answer" else kind == 0
+    results = []
+    for value in (0.0, bad):
+        inputs = [embeds.masked_fill(~counts[..., None], value).to(dtype).requires_grad_(), hidden.to(dtype)]
+        inputs[1].requires_grad_()
+        terms = AlignmentHead(VistaConfig(method=method, text_scope=scope))(*inputs, layout)
+        terms.loss.backward()
+        assert terms.loss.isfinite()
+        results.append((terms.loss, terms.similarity, *(tensor.grad for tensor in inputs)))
+    assert all(torch.equal(clean, dirty) for clean, dirty in zip(*results, strict=True))
+    assert results[0][2][~counts].abs().max() == 0
+    assert results[0][2][counts].abs().max() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def main() -> None:
         weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
         save_file(weights, Path(output) / "weights.safetensors")
         (Path(output) / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
+    if torch.distributed.is_initialized():
+        # without the interpreter's shutdown, in which a thread of gloo may abort the process (PyTorch's issue 190489)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from tiny_chat import make_model, make_processor, make_rows, write
+from tiny_chat import IMAGE, make_model, make_processor, make_rows, write
 from trl import SFTConfig, SFTTrainer
 
 from llava_vista import VistaConfig, attach, install
@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 
 
 def train(
-    output: Path, *, peft: bool = False, trainer_class=SFTTrainer, **options
+    output: Path, *, peft: bool = False, trainer_class=SFTTrainer, rows: list[dict] | None = None, **options
 ) -> tuple[SFTTrainer, dict[str, torch.Tensor]]:
     """One SFTTrainer after one step of plain SGD at learning rate 1, and its gradients."""
     peft_config = None
@@ -37,8 +37,8 @@ def train(
         }
     )  # fmt: skip
     trainer = trainer_class(
-        make_model(), arguments, train_dataset=Dataset.from_list(make_rows(4)), processing_class=make_processor(),
-        peft_config=peft_config,
+        make_model(), arguments, train_dataset=Dataset.from_list(rows or make_rows(4)),
+        processing_class=make_processor(), peft_config=peft_config,
     )  # fmt: skip
     start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
@@ -83,6 +83,46 @@ def test_the_term_reaches_the_gradients_by_value(tmp_path) -> None:
         assert (with_term[name] - without[name] - 3 * term).abs().max() <= 1e-5 * scale, name
         added = max(added, float(term.abs().max()))
     assert added > 1e-4 * float(scale)
+
+
+def test_answers_only(tmp_path) -> None:
+    """Prompts and completions: only completions are supervised, and with ``text_scope`` "answer" only they count."""
+    batches = []
+
+    class Keep(SFTTrainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            batches.append({key: value.clone() for key, value in inputs.items()})
+            return super().compute_loss(model, inputs, **kwargs)
+
+    rows = [
+        {"images": row["images"], "prompt": row["messages"][:1], "completion": row["messages"][1:]}
+        for row in make_rows(2)
+    ]
+    install(VistaConfig(text_scope="answer"))
+    trainer, _ = train(tmp_path, trainer_class=Keep, rows=rows, per_device_train_batch_size=2)
+    (batch,) = batches
+    seen = {}
+    model = make_model().train()
+    decoder = model.model.language_model
+    decoder.register_forward_pre_hook(lambda _, args, given: seen.update(x=given["inputs_embeds"]), with_kwargs=True)
+    decoder.register_forward_hook(lambda _, args, output: seen.update(s=output.last_hidden_state))
+    model(**batch)
+    values = []
+    for row, labels in enumerate(batch["labels"]):
+        answer, image = (labels >= 0).nonzero()[:, 0], (batch["input_ids"][row] == IMAGE).nonzero()[:, 0]
+        assert image[-1] < answer[0] and len(answer) < int(batch["attention_mask"][row].sum()) - len(image)
+        distance = ((seen["s"][row, image[-1]] - seen["x"][row, answer]) ** 2).mean(dim=1)
+        values.append((torch.arange(1, len(answer) + 1) / len(answer) * distance).mean())
+    record = trainer.state.log_history[0]
+    assert record["vista_loss"] == pytest.approx(sum(values).item() / 2, abs=1e-5)
+    assert float(record["loss"]) == pytest.approx(record["ce_loss"] + record["vista_loss"], abs=1e-3)
+
+
+@pytest.mark.parametrize("option", ["packing", "padding_free"])
+def test_trl_itself_refuses_packing_images(tmp_path, option: str) -> None:
+    """Should a later version take it, the refusal of packed rows (`watch._refuse_packing`) has to be looked at."""
+    with pytest.raises(ValueError, match="not supported for vision datasets"):
+        train(tmp_path, max_length=64, **{option: True})
 
 
 @pytest.fixture(scope="module")

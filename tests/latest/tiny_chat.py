@@ -26,6 +26,7 @@ WORDS = [
     "a",
     "square",
 ]
+IMAGE = WORDS.index("<image>")
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} : {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
@@ -53,7 +54,7 @@ def make_model() -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     vision = transformers.CLIPVisionConfig(**{**SIZES, "hidden_size": 16}, image_size=16, patch_size=4)
     text = transformers.LlamaConfig(**SIZES, num_key_value_heads=2, vocab_size=len(WORDS))
-    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=WORDS.index("<image>"))
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
     return transformers.LlavaForConditionalGeneration(config)
 
 

@@ -85,7 +85,7 @@ def test_layout_equals_reconstruction_over_random_batches(make_model) -> None:
         arguments = (ids, None, mask, None, labels, images)
         with torch.no_grad():
             plain = inner.prepare_inputs_labels_for_multimodal(*arguments)
-            ours, layout, _ = merge(adapter, inner.prepare_inputs_labels_for_multimodal, arguments, {}, check=True)
+            ours, layout, *_ = merge(adapter, inner.prepare_inputs_labels_for_multimodal, arguments, {}, check=True)
         # the host gets back what it would have got
         for mine, theirs in zip(ours, plain, strict=True):
             assert (mine is None) == (theirs is None)
@@ -110,10 +110,12 @@ def test_generation_and_text_batches_pass_through(make_model) -> None:
     method = inner.prepare_inputs_labels_for_multimodal
     ids = torch.randint(3, VOCABULARY, (2, 6))
     labels = ids.clone()
-    result, layout, _ = merge(adapter, method, (ids, None, None, None, None, torch.randn(2, 3, 16, 16)), {}, check=True)
+    result, layout, *_ = merge(
+        adapter, method, (ids, None, None, None, None, torch.randn(2, 3, 16, 16)), {}, check=True
+    )
     assert layout is None
     assert result[5] is None
-    result, layout, _ = merge(adapter, method, (ids, None, None, None, labels, None), {}, check=True)
+    result, layout, *_ = merge(adapter, method, (ids, None, None, None, labels, None), {}, check=True)
     assert layout is None
     assert result[5] is labels
     assert result[0] is ids
@@ -149,7 +151,7 @@ def test_reordered_text_stops(make_model, monkeypatch) -> None:
     adapter, inner = find_adapter(model)
     ids = torch.tensor([[5, IMAGE_TOKEN, 7, 8]])
     # a wrapper with *args keeps no parameter names: nothing can be coded, and nothing is claimed
-    _, layout, _ = merge(
+    _, layout, *_ = merge(
         adapter,
         inner.prepare_inputs_labels_for_multimodal,
         (ids, None, None, None, ids, torch.randn(1, 3, 16, 16)),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from cpu_ranks import leave, wait_for_every_gather
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import TrainingArguments
 from tiny_llava import IMAGE_TOKEN, build, make_batch
@@ -77,6 +78,8 @@ def main() -> None:
     parsed = HfArgumentParser((ModelArguments, TrainingArguments)).parse_args_into_dataclasses()
     if len(parsed) != 2:
         raise SystemExit(f"the host got {len(parsed)} objects")
+    if parsed[1].deepspeed:
+        wait_for_every_gather()
     trainer = make_trainer(*parsed)
     # as LLaVA's own train() decides
     trainer.train(resume_from_checkpoint=bool(list(Path(parsed[1].output_dir).glob("checkpoint-*"))) or None)
@@ -84,6 +87,8 @@ def main() -> None:
     trainer.save_model(parsed[1].output_dir)
     if os.environ.get("SHOW_MODULES"):
         print("HOOKS", any(name.startswith("llava_vista") for name in sys.modules))
+    if torch.distributed.is_initialized():
+        leave()
 
 
 if __name__ == "__main__":

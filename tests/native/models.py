@@ -1,12 +1,14 @@
 """Tiny models of transformers' own vision-language classes, and batches as their processors make them.
 
-Every batch has a row with one image, a text-only row padded on the right, and a row with two images. ``FAMILIES`` holds
-what this version of transformers has.
+Every batch has a row with one image, a text-only row padded on the right (a video in families that take videos), and a
+row with two images. ``FAMILIES`` holds what this version of transformers has, 4.37 to 5.x.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,9 @@ VISION = {
 }  # fmt: skip
 #: Images of the three rows.
 IMAGES = (1, 0, 2)
+LLAVA, VIP, NEXT, NEXT_VIDEO = (
+    f"{name}ForConditionalGeneration" for name in ("Llava", "VipLlava", "LlavaNext", "LlavaNextVideo")
+)
 
 
 class Family(NamedTuple):
@@ -62,6 +67,20 @@ def has(name: str) -> bool:
     return hasattr(transformers, name)
 
 
+def accepted(name: str, batch: dict) -> dict:
+    """Without the inputs that this version's forward does not know."""
+    known = inspect.signature(getattr(transformers, name).forward).parameters
+    return {key: value for key, value in batch.items() if key in known}
+
+
+def fill_newline(model: torch.nn.Module) -> torch.nn.Module:
+    """Up to 4.4x it is made by ``torch.empty``, and so may hold anything until a checkpoint is loaded."""
+    for name, value in model.named_parameters():
+        if name.endswith("image_newline"):
+            torch.nn.init.normal_(value, std=0.2)
+    return model
+
+
 def llama_text() -> object:
     return transformers.LlamaConfig(**TEXT)
 
@@ -70,46 +89,84 @@ def clip() -> object:
     return transformers.CLIPVisionConfig(**VISION)
 
 
-def build_llava() -> torch.nn.Module:
-    config = transformers.LlavaConfig(vision_config=clip(), text_config=llama_text(), image_token_index=IMAGE)
-    config.pad_token_id = PAD
-    return transformers.LlavaForConditionalGeneration(config)
-
-
 def merges(name: str) -> bool:
-    """Whether this version's class expands one placeholder per image in its forward."""
+    """Whether this version's class can expand one placeholder per image in its forward (up to 4.48)."""
     return hasattr(getattr(transformers, name), "_merge_input_ids_with_image_features")
 
 
-def llava_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
-    block = [IMAGE] * (1 if merges("LlavaForConditionalGeneration") else 16)
+def takes_expanded(name: str) -> bool:
+    """Whether it takes ids in which the processor has put a placeholder for each image row (since 4.45)."""
+    config = getattr(transformers, name).config_class
+    return not merges(name) or "image_seq_length" in inspect.signature(config.__init__).parameters
+
+
+def build_llava_like(name: str, legacy: bool, **options) -> torch.nn.Module:
+    """A model of the Llava family. While there are both ways, the number of placeholders decides (see forward)."""
+    cls = getattr(transformers, name)
+    if takes_expanded(name) and not legacy:
+        options["image_seq_length"] = 16
+    config = cls.config_class(vision_config=clip(), text_config=llama_text(), image_token_index=IMAGE, **options)
+    config.pad_token_id = PAD
+    return fill_newline(cls(config))
+
+
+def build_llava(legacy: bool = False) -> torch.nn.Module:
+    return build_llava_like(LLAVA, legacy)
+
+
+def llava_batch(images: tuple[int, ...] = IMAGES, seed: int = 0, legacy: bool = False) -> dict:
+    block = [IMAGE] * (1 if legacy or not takes_expanded(LLAVA) else 16)
     return {**rows(block, images, seed), "pixel_values": pixels(seed, sum(images), 3, 16, 16)}
 
 
-def build_vipllava() -> torch.nn.Module:
-    config = transformers.VipLlavaConfig(
-        vision_config=clip(), text_config=llama_text(), image_token_index=IMAGE, vision_feature_layers=[-2, -1]
-    )
-    config.pad_token_id = PAD
-    return transformers.VipLlavaForConditionalGeneration(config)
+def build_vipllava(legacy: bool = False) -> torch.nn.Module:
+    return build_llava_like(VIP, legacy, vision_feature_layers=[-2, -1])
 
 
 GRID = [[16, 16]]
 
 
-def build_llava_next() -> torch.nn.Module:
-    config = transformers.LlavaNextConfig(
-        vision_config=clip(), text_config=llama_text(), image_token_index=IMAGE, image_grid_pinpoints=GRID
-    )
-    config.pad_token_id = PAD
-    return transformers.LlavaNextForConditionalGeneration(config)
+def build_llava_next(legacy: bool = False) -> torch.nn.Module:
+    return build_llava_like(NEXT, legacy, image_grid_pinpoints=GRID)
 
 
-def llava_next_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+def llava_next_batch(images: tuple[int, ...] = IMAGES, seed: int = 0, legacy: bool = False) -> dict:
     """16x16 images in a 16x16 grid: 16 base rows, and 4 lines of 4 patches with a newline each."""
     count = sum(images)
+    block = [IMAGE] * (1 if legacy or not takes_expanded(NEXT) else 36)
     return {
-        **rows([IMAGE] * (1 if merges("LlavaNextForConditionalGeneration") else 36), images, seed),
+        **rows(block, images, seed),
+        "pixel_values": pixels(seed, count, 2, 3, 16, 16),
+        "image_sizes": torch.tensor([[16, 16]] * count),
+    }
+
+
+def build_llava_next_video(legacy: bool = False) -> torch.nn.Module:
+    options = {"video_seq_length": 8} if takes_expanded(NEXT_VIDEO) and not legacy else {}
+    return build_llava_like(NEXT_VIDEO, legacy, image_grid_pinpoints=GRID, video_token_index=VIDEO, **options)
+
+
+def with_videos(inputs: dict, images: tuple[int, ...], block: list[int]) -> dict:
+    """``block`` in front of the rows that have no image, as much text in front of the others."""
+    without = torch.tensor([number == 0 for number in images])[:, None]
+    before = torch.where(without, torch.tensor(block)[None], 5)
+    ids, ones = inputs["input_ids"], torch.ones_like(before)
+    return {
+        "input_ids": torch.cat([ids[:, :1], before, ids[:, 1:]], dim=1),
+        "attention_mask": torch.cat([ones, inputs["attention_mask"]], dim=1),
+        "labels": torch.cat([IGNORE * ones, inputs["labels"]], dim=1),
+    }
+
+
+def llava_next_video_batch(images: tuple[int, ...] = IMAGES, seed: int = 0, legacy: bool = False) -> dict:
+    """As `llava_next_batch`; a row without images gets a video of 2 frames of 2 x 2 pooled patches."""
+    expanded, count, videos = takes_expanded(NEXT_VIDEO) and not legacy, sum(images), images.count(0)
+    inputs = rows([IMAGE] * (36 if expanded else 1), images, seed)
+    if videos:
+        inputs = with_videos(inputs, images, [VIDEO] * (8 if expanded else 1))
+        inputs["pixel_values_videos"] = pixels(seed, videos, 2, 3, 16, 16)
+    return {
+        **inputs,
         "pixel_values": pixels(seed, count, 2, 3, 16, 16),
         "image_sizes": torch.tensor([[16, 16]] * count),
     }
@@ -120,22 +177,19 @@ def build_onevision() -> torch.nn.Module:
         vision_config=transformers.SiglipVisionConfig(**VISION), text_config=transformers.Qwen2Config(**TEXT),
         image_token_index=IMAGE, video_token_index=VIDEO, image_grid_pinpoints=GRID,
     )  # fmt: skip
-    return transformers.LlavaOnevisionForConditionalGeneration(config)
+    return fill_newline(transformers.LlavaOnevisionForConditionalGeneration(config))
+
+
+#: 4.49's forward compares the video's rows with the number of image tokens, and so takes no images beside a video.
+NO_MIXED_VIDEO = transformers.__version__.startswith("4.49.")
 
 
 def onevision_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     """Rows of images; a row without gets a video of 2 frames: 2 * 4 pooled patches and a newline."""
     inputs, count, videos = rows([IMAGE] * 36, images, seed), sum(images), images.count(0)
-    if videos:
-        without = torch.tensor([number == 0 for number in images])[:, None]
-        block = torch.where(without, VIDEO, 5).expand(-1, 9)
-        ones, ids = torch.ones_like(block), inputs["input_ids"]
-        inputs = {
-            "input_ids": torch.cat([ids[:, :1], block, ids[:, 1:]], dim=1),
-            "attention_mask": torch.cat([ones, inputs["attention_mask"]], dim=1),
-            "labels": torch.cat([IGNORE * ones, inputs["labels"]], dim=1),
-            "pixel_values_videos": pixels(seed, videos, 2, 3, 16, 16),
-        }
+    if videos and not NO_MIXED_VIDEO:
+        inputs = with_videos(inputs, images, [VIDEO] * 9)
+        inputs["pixel_values_videos"] = pixels(seed, videos, 2, 3, 16, 16)
     return {
         **inputs,
         "pixel_values": pixels(seed, count, 2, 3, 16, 16),
@@ -149,42 +203,49 @@ TOKENS = {
 }  # fmt: skip
 
 
+def build_qwen(name: str, text: dict, vision: dict, *, nested: bool = False) -> torch.nn.Module:
+    """Up to Qwen2.5, published configurations are flat: the text's options stand at the top."""
+    cls = getattr(transformers, name)
+    text = {**TEXT, "rope_parameters": ROPE, "rope_scaling": ROPE, **text}
+    vision = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision}
+    return cls(cls.config_class(**({"text_config": text} if nested else text), vision_config=vision, **TOKENS))
+
+
+def build_qwen2_vl() -> torch.nn.Module:
+    vision = {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+    return build_qwen("Qwen2VLForConditionalGeneration", {}, vision)
+
+
 def build_qwen2_5_vl() -> torch.nn.Module:
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={**TEXT, "rope_parameters": ROPE, "rope_scaling": ROPE},
-        vision_config={
-            "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "patch_size": 4,
-            "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32, "window_size": 16,
-            "fullatt_block_indexes": [1],
-        },
-        **TOKENS,
-    )  # fmt: skip
-    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    return build_qwen("Qwen2_5_VLForConditionalGeneration", {}, vision)
 
 
 def build_qwen3_vl() -> torch.nn.Module:
-    config = transformers.Qwen3VLConfig(
-        text_config={**TEXT, "head_dim": 16, "rope_parameters": ROPE, "rope_scaling": ROPE},
-        vision_config={
-            "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "patch_size": 4,
-            "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 32, "num_position_embeddings": 16,
-            "deepstack_visual_indexes": [0],
-        },
-        **TOKENS,
-    )  # fmt: skip
-    return transformers.Qwen3VLForConditionalGeneration(config)
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    return build_qwen("Qwen3VLForConditionalGeneration", {"head_dim": 16}, vision, nested=True)
 
 
-def qwen_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
-    """16x16 images: a 4x4 grid of patches, merged 2x2 into 4 rows between start and end tokens."""
-    count = sum(images)
+def qwen_batch(name: str, images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    """16x16 images: a 4x4 grid of patches, merged 2x2 into 4 rows between start and end tokens.
+
+    Rows without images have a video of one grid, but for Qwen2-VL, whose row stays text.
+    """
+    count, videos = sum(images), images.count(0)
     inputs = rows([START, *[IMAGE] * 4, END], images, seed)
-    return {
-        **inputs,
-        "pixel_values": pixels(seed, count * 16, 3 * 2 * 4 * 4),
-        "image_grid_thw": torch.tensor([[1, 4, 4]] * count),
-        "mm_token_type_ids": (inputs["input_ids"] == IMAGE).int(),
-    }
+    if videos and name != "Qwen2VLForConditionalGeneration":
+        inputs = with_videos(inputs, images, [START, *[VIDEO] * 4, END])
+        inputs["pixel_values_videos"] = pixels(seed + 1, videos * 16, 3 * 2 * 4 * 4)
+        inputs["video_grid_thw"] = torch.tensor([[1, 4, 4]] * videos)
+    kinds = (inputs["input_ids"] == IMAGE).int() + 2 * (inputs["input_ids"] == VIDEO).int()
+    grids = {"image_grid_thw": torch.tensor([[1, 4, 4]] * count), "mm_token_type_ids": kinds}
+    return accepted(name, {**inputs, **grids, "pixel_values": pixels(seed, count * 16, 3 * 2 * 4 * 4)})
 
 
 def build_internvl() -> torch.nn.Module:
@@ -239,15 +300,65 @@ def paligemma_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     }
 
 
+def build_mistral3() -> torch.nn.Module:
+    config = transformers.Mistral3Config(
+        vision_config={**VISION, "model_type": "pixtral", "head_dim": 8},
+        text_config={**TEXT, "model_type": "mistral", "head_dim": 16}, image_token_index=IMAGE, spatial_merge_size=2,
+        vision_feature_layer=-1,
+    )  # fmt: skip
+    return transformers.Mistral3ForConditionalGeneration(config)
+
+
+def mistral3_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    inputs, count = rows([*[IMAGE] * 2, START, *[IMAGE] * 2, END], images, seed), sum(images)
+    sizes = torch.tensor([[16, 16]] * count)
+    return {**inputs, "pixel_values": pixels(seed, count, 3, 16, 16), "image_sizes": sizes}
+
+
+def build_idefics3(name: str) -> torch.nn.Module:
+    cls = getattr(transformers, f"{name}ForConditionalGeneration")
+    config = cls.config_class(
+        vision_config={**VISION}, text_config={**TEXT, "model_type": "llama", "pad_token_id": PAD},
+        image_token_id=IMAGE, scale_factor=2,
+    )  # fmt: skip
+    return cls(config)
+
+
+def idefics3_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    """Images by row, filled up with black ones."""
+    values = torch.zeros(len(images), max(images), 3, 16, 16)
+    for row, count in enumerate(images):
+        values[row, :count] = pixels(seed + row, count, 3, 16, 16)
+    return {**rows([START, *[IMAGE] * 4, END], images, seed), "pixel_values": values}
+
+
+QWEN = {f"{name}ForConditionalGeneration": build for name, build in (
+    ("Qwen2VL", build_qwen2_vl), ("Qwen2_5_VL", build_qwen2_5_vl), ("Qwen3VL", build_qwen3_vl),
+)}  # fmt: skip
 ALL = {
-    "LlavaForConditionalGeneration": Family(build_llava, llava_batch),
-    "VipLlavaForConditionalGeneration": Family(build_vipllava, llava_batch),
-    "LlavaNextForConditionalGeneration": Family(build_llava_next, llava_next_batch),
+    LLAVA: Family(build_llava, llava_batch),
+    VIP: Family(build_vipllava, llava_batch),
+    NEXT: Family(build_llava_next, llava_next_batch),
+    NEXT_VIDEO: Family(build_llava_next_video, llava_next_video_batch),
     "LlavaOnevisionForConditionalGeneration": Family(build_onevision, onevision_batch),
-    "Qwen2_5_VLForConditionalGeneration": Family(build_qwen2_5_vl, qwen_batch),
-    "Qwen3VLForConditionalGeneration": Family(build_qwen3_vl, qwen_batch),
+    **{name: Family(build, partial(qwen_batch, name)) for name, build in QWEN.items()},
     "InternVLForConditionalGeneration": Family(build_internvl, internvl_batch),
     "Gemma3ForConditionalGeneration": Family(build_gemma3, gemma3_batch),
     "PaliGemmaForConditionalGeneration": Family(build_paligemma, paligemma_batch),
+    # by the generic adapter
+    "Mistral3ForConditionalGeneration": Family(build_mistral3, mistral3_batch),
+    "Idefics3ForConditionalGeneration": Family(partial(build_idefics3, "Idefics3"), idefics3_batch),
+    "SmolVLMForConditionalGeneration": Family(partial(build_idefics3, "SmolVLM"), idefics3_batch),
 }
 FAMILIES = {name: family for name, family in ALL.items() if has(name)}
+# 4.45 to 4.48 take ids of both kinds: what is above goes the new way there, this the old one
+FAMILIES |= {
+    f"{name} merging": Family(partial(build, legacy=True), partial(batch, legacy=True))
+    for name, build, batch in (
+        (LLAVA, build_llava, llava_batch),
+        (VIP, build_vipllava, llava_batch),
+        (NEXT, build_llava_next, llava_next_batch),
+        (NEXT_VIDEO, build_llava_next_video, llava_next_video_batch),
+    )
+    if has(name) and merges(name) and takes_expanded(name)
+}
