@@ -100,6 +100,6 @@ def merge(
         if before is not None and before.layout is not None and before.labels is labels:
             layout = compose(layout, codes, before.layout)
     # A host that makes itself a mask when it gets none returns the same one for ones.
-    if mask is None and not getattr(adapter, "merge_makes_mask", False):
+    if mask is None and not adapter.merge_makes_mask:
         values["attention_mask"] = None
     return Merged(tuple(values[name] for name in names), layout, token_ids, values["labels"], embeds)

@@ -59,7 +59,7 @@ class LayoutWatch:
         self._inputs: dict[str, Any] | None = None
         self._seen_first = self._packing_checked = False
         #: The host may put merged rows one behind another into one, before the decoder.
-        self._packs = bool(getattr(adapter, "packs_rows", False))
+        self._packs = adapter.packs_rows
         self._check = check
         self._removers: list[Any] = []
         self._forward = inspect.signature(type(inner).forward)

@@ -42,6 +42,11 @@ class Adapter:
         5: ("input_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels"),
     }
 
+    #: It makes a mask itself when it is given none, and returns that.
+    merge_makes_mask: ClassVar[bool] = False
+    #: The host puts several merged samples one behind another into one row before the decoder (`packing`).
+    packs_rows: ClassVar[bool] = False
+
     def matches(self, module: nn.Module) -> bool:
         """Whether ``module`` is the model that owns the merge method."""
         return any(f"{cls.__module__}.{cls.__qualname__}" in self.classes for cls in type(module).__mro__)
