@@ -36,9 +36,9 @@ class Native(Adapter):
 
 @register_adapter("transformers-llava")
 class NativeLlava(Adapter):
-    """As `Native`; up to transformers 4.5x one ``<image>`` could also stand for a whole image, expanded in ``forward``.
+    """As `Native`; up to transformers 4.48 one ``<image>`` may also stand for a whole image, expanded in ``forward``.
 
-    Both ways are watched there, and the one that the batch takes tells.
+    Both ways are watched there (4.45 to 4.48 have both), and the one that the batch takes tells.
     """
 
     merge_method = "_merge_input_ids_with_image_features"
