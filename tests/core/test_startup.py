@@ -45,7 +45,9 @@ def test_no_flag_imports_nothing(script: str, tmp_path: Path) -> None:
     assert python(script, environment={"LLAVA_VISTA": ""}) == "[]"
 
 
-@pytest.mark.parametrize("words", [["--vista"], ["--vista", "True"], ["--a", "b", "--vista_method=cosine"]])
+@pytest.mark.parametrize(
+    "words", [["--vista"], ["--vista", "True"], ["--a", "b", "--vista_method=cosine"], ["train", "vista=true"]]
+)
 def test_flag_listens_without_importing_the_host(script: str, words: list[str]) -> None:
     assert python(script, *words) == "['llava_vista']"
 
