@@ -1,0 +1,72 @@
+"""What the headline says, by rule: the report's conclusions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
+from settings import BASELINE
+from tables import PATH_TITLES, Group, differences, signed, table
+
+#: What the conclusions look at: does the model see better, and is anything harmed?
+SEEING, HARM = ("color_nll", "color_accuracy", "information", "accuracy"), ("plain_nll", "text_nll")
+LEVEL = 0.05
+
+
+def verdict(measure: Measure, d: Difference) -> str:
+    """better, worse or neither."""
+    if math.isnan(d.corrected):
+        return "untested"
+    if d.corrected >= LEVEL:
+        return "no difference shown"
+    return "**better**" if d.mean * measure.better > 0 else "**worse**"
+
+
+def fading(title: str, base: Sequence[Result]) -> str:
+    """Whether alignment fades with position in the baseline, in a sentence."""
+    told = []
+    for key, what in (
+        ("slope", "visual information of colour and shape words"),
+        ("color_slope", "log p of the right colour"),
+    ):
+        mean, low, high = mean_and_interval([BY_KEY[key].read(result) for result in base])
+        word = "is not told from flat" if math.isnan(low) or low <= 0 <= high else "falls" if mean < 0 else "rises"
+        interval = "" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]"
+        unit = "nats per 100 tokens" if key == "slope" else "nats per 10 objects"
+        told.append(f"the {what} {word} with position ({signed(mean)}{interval} {unit})")
+    seeds = f"{len(base)} paired seed{'s' * (len(base) > 1)}"
+    return f"- **{title[0].upper()}{title[1:]}, {seeds}.** Under cross-entropy alone, {'; '.join(told)}."
+
+
+def recommended(found: Mapping[str, Group]) -> str | None:
+    """The estimator with the lowest NLL among those better at it on every path that was run, and harmful on none."""
+    good = []
+    for name in next(iter(found.values())):
+        if name == BASELINE or len(found) < len(PATH_TITLES) or any(name not in part for part in found.values()):
+            continue
+        seen = [differences(BY_KEY["color_nll"], part)[name] for part in found.values()]
+        harm = [verdict(BY_KEY[key], differences(BY_KEY[key], part)[name]) for key in HARM for part in found.values()]
+        if all(verdict(BY_KEY["color_nll"], d) == "**better**" for d in seen) and "**worse**" not in harm:
+            good.append((sum(d.mean for d in seen), name))
+    return min(good)[1] if good else None
+
+
+def conclusions(found: Mapping[str, Group]) -> list[str]:
+    """What the headline says, by rule."""
+    lines = [fading(PATH_TITLES[path], part[BASELINE]) for path, part in found.items()]
+    rows = []
+    for path, part in found.items():
+        for name in part:
+            if name != BASELINE:
+                words = [verdict(BY_KEY[key], differences(BY_KEY[key], part)[name]) for key in (*SEEING, *HARM)]
+                rows.append([PATH_TITLES[path], name, *words])
+    best = recommended(found) if found else None
+    told = (
+        f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours on both paths, and "
+        "is worse neither at plain captions nor at text alone."
+        if best
+        else "- **These results recommend no estimator** over cross-entropy alone: that would take a lower NLL of "
+        "prior-breaking colours on both paths, and nothing worse at plain captions or text alone."
+    )
+    return [*lines, told, "", *table(["path", "arm", *(BY_KEY[key].title for key in (*SEEING, *HARM))], rows)]

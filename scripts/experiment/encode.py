@@ -1,0 +1,81 @@
+"""LLaVA's two templates as token ids, as ``llava.train`` makes them (a test compares), and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from world import Record
+
+from llava_vista.demo.checkpoint import SYSTEM_PROMPT
+from llava_vista.demo.scenes import COLORS, SHAPES
+
+IGNORE = -100
+#: LLaVA's own mark for an image; every model here has it replaced by an id of its own.
+IMAGE = -200
+
+
+class Row(NamedTuple):
+    """One sample: ids with one IMAGE, labels with IGNORE where nothing is learned, and which picture it is about."""
+
+    ids: list[int]
+    labels: list[int]
+    picture: str
+
+
+class Encoder:
+    """Text to ids with the demo's SentencePiece tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.color_ids, self.shape_ids = ([self._word(word) for word in words] for words in (COLORS, SHAPES))
+
+    def _word(self, word: str) -> int:
+        ids = self._text(f"in {word}")
+        if len(ids) != 2:
+            raise ValueError(f"{word!r} is {len(ids) - 1} tokens in this tokenizer; one is needed to score it.")
+        return ids[-1]
+
+    def _text(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def plain(self, record: Record) -> Row:
+        """Stage 1: BOS, image, caption, line end; the request is left out."""
+        answer = self._text(record["conversations"][1]["value"] + "\n")
+        ids = [self.tokenizer.bos_token_id, IMAGE, *answer]
+        return Row(ids, [IGNORE, IGNORE, *answer], record["image"])
+
+    def v1(self, record: Record) -> Row:
+        """Stage 2: Vicuna's conversation; the answers and the end tokens are learned."""
+        parts = [part["value"] for part in record["conversations"]]
+        text, ends = f"{SYSTEM_PROMPT} ", []
+        for question, answer in zip(parts[::2], parts[1::2], strict=True):
+            text += f"USER: {question} ASSISTANT:"
+            begin = len(self._with_image(text))
+            text += f" {answer}</s>"
+            ends.append((begin, len(self._with_image(text))))
+        ids = self._with_image(text)
+        labels = [IGNORE] * len(ids)
+        for begin, end in ends:
+            labels[begin:end] = ids[begin:end]
+        return Row(ids, labels, record["image"])
+
+    def _with_image(self, text: str) -> list[int]:
+        before, after = text.split("<image>")
+        return [self.tokenizer.bos_token_id, *self._text(before), IMAGE, *self._text(after)]
+
+
+def pad(rows: Sequence[Row], image_id: int, pad_id: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, labels and attention mask (B, T) of rows, padded on the right, with ``image_id`` for the image."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    labels = torch.full((len(rows), longest), IGNORE)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.ids)] = torch.tensor([image_id if i == IMAGE else i for i in row.ids])
+        labels[index, : len(row.ids)] = torch.tensor(row.labels)
+        mask[index, : len(row.ids)] = 1
+    return ids, labels, mask

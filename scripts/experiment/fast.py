@@ -1,0 +1,77 @@
+"""The fast path: LLaVA-1.5's two stages in one process, on transformers' own Llava and known tower features.
+
+Optimizer, schedule, clipping, what trains and what a sample looks like are those of LLaVA's launch scripts. What is not
+the same: the order of samples (LLaVA groups by length), and the tower's precision (float16 there, float32 here).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from encode import Encoder, Row
+from model import build_model, make_batch
+from prepare import Setup
+from settings import Run
+from torch import nn
+
+from llava_vista import VistaConfig, attach
+
+WARMUP = 0.03
+
+
+def cosine_with_warmup(step: int, steps: int) -> float:
+    """Factor on the learning rate, as transformers' ``cosine`` schedule."""
+    warmup = math.ceil(WARMUP * steps)
+    if step < warmup:
+        return step / max(1, warmup)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+
+
+def batches(rows: list[Row], size: int, seed: int) -> Iterator[list[Row]]:
+    """All rows once, in an order that depends on the seed alone."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    for start in range(0, len(rows), size):
+        yield [rows[index] for index in order[start : start + size]]
+
+
+def train_stage(model: Any, setup: Setup, run: Run, stage: str, rows: list[Row]) -> dict[str, list[float]]:
+    """One stage. Returns the cross-entropy, and the VISTA loss where it acts, of every step."""
+    rate = run.sizes.pretrain_rate if stage == "pretrain" else run.sizes.finetune_rate
+    steps = math.ceil(len(rows) / run.sizes.batch)
+    model.requires_grad_(stage == "finetune")
+    model.multi_modal_projector.requires_grad_(True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps))
+    handle = attach(model, VistaConfig(**run.arm.options())) if run.arm.acts_in(stage) else None
+    log: dict[str, list[float]] = {"ce": [], "vista": []}
+    model.train()
+    for part in batches(rows, run.sizes.batch, run.seed):
+        loss = model(**make_batch(part, setup.features)).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        found = handle.metrics() if handle else {"ce_loss": loss.item()}
+        log["ce"].append(found["ce_loss"])
+        log["vista"] += [found["vista_loss"]] if handle else []
+    if handle:
+        handle.detach()
+    model.requires_grad_(True)
+    return log
+
+
+def train(setup: Setup, run: Run) -> tuple[nn.Module, dict[str, dict[str, list[float]]]]:
+    """Both stages. Returns the model and the log of each stage."""
+    encoder = Encoder(setup.tokenizer)
+    torch.manual_seed(run.seed)
+    model = build_model(setup)
+    rows = {
+        "pretrain": [encoder.plain(record) for record in setup.records["pretrain"]],
+        "finetune": [encoder.v1(record) for record in setup.records["finetune"]],
+    }
+    return model, {stage: train_stage(model, setup, run, stage, rows[stage]) for stage in rows}

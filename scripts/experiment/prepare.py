@@ -1,0 +1,186 @@
+"""What the arms of one seed share: tokenizer, language model taught by text alone, frozen tower, projector, data.
+
+Kept in a folder and used again, whichever arm comes next. As in practice, language model and tower are given: one pair
+for all seeds. A seed decides the rest: scenes to train on and to be scored on, the projector, the order of samples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from settings import Run
+from torch import Tensor
+from world import (
+    REQUEST,
+    Record,
+    caption_record,
+    finetune_records,
+    make_scenes,
+    question_record,
+    text_samples,
+)
+
+from llava_vista.demo.checkpoint import build_tiny_llava
+from llava_vista.demo.checkpoint import write_projector as write_untrained
+from llava_vista.demo.render import render
+from llava_vista.demo.scenes import COLORS
+from llava_vista.demo.text_pretraining import pretrain_text
+
+IMAGE_SIZE = 96
+#: The tower's layer that LLaVA-1.5 takes its features from.
+LAYER = -2
+#: Choosing weights, and reporting.
+SPLITS = ("validation", "test")
+#: Of the pre-trained parts, whatever a run's own seed.
+BASE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A finished set-up in ``folder``; what it holds is read when asked for."""
+
+    run: Run
+    base: Path
+    folder: Path
+
+    @property
+    def language_model(self) -> Path:
+        return self.base / "language_model"
+
+    @property
+    def vision_tower(self) -> Path:
+        return self.base / "vision_tower"
+
+    @property
+    def projector(self) -> Path:
+        return self.folder / "projector.bin"
+
+    @cached_property
+    def records(self) -> dict[str, list[Record]]:
+        """Training records of each stage; captions and questions of each split, plain and breaking."""
+        return make_records(self.run)
+
+    @cached_property
+    def features(self) -> dict[str, Tensor]:
+        """Per picture, the tower's features (1 + patches, d): the tower is frozen, so once is enough."""
+        found: dict[str, Tensor] = torch.load(self.folder / "features.pt", weights_only=True)
+        return found
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.language_model, use_fast=False)
+
+    def text(self, split: str) -> list[list[tuple[str, bool]]]:
+        """Text-only samples that the language model has not been taught with."""
+        return text_samples(self.run.world.prior, self.run.sizes.scenes, self.run.seed, split)
+
+
+def _scenes(run: Run) -> dict[str, Any]:
+    world, sizes, seed = run.world, run.sizes, run.seed
+    scenes = {
+        "pretrain": make_scenes(world, sizes.pretrain_steps * sizes.batch, seed, "pretrain"),
+        "finetune": make_scenes(world, sizes.finetune_steps * sizes.batch, seed, "finetune"),
+    }
+    seen = {scene.objects for stage in scenes.values() for scene in stage}
+    for split in SPLITS:
+        for breaking in (False, True):
+            held = make_scenes(world, sizes.scenes, seed, split, breaking=breaking)
+            scenes[f"{split}/{'breaking' if breaking else 'plain'}"] = [s for s in held if s.objects not in seen]
+    return scenes
+
+
+def make_records(run: Run) -> dict[str, list[Record]]:
+    """All records of a run's world; see `Setup.records`."""
+    records: dict[str, list[Record]] = {}
+    for name, scenes in _scenes(run).items():
+        if name == "finetune":
+            records[name] = finetune_records(scenes, run.world)
+        else:
+            records[name] = [caption_record(scene, run.world) for scene in scenes]
+        if "/" in name:
+            records[f"{name}/questions"] = [question_record(scene, turns=1) for scene in scenes]
+    return records
+
+
+def prepare(run: Run, work: Path) -> Setup:
+    """Make the set-up of a run's seed and world under ``work``, or take the one that is there."""
+    base, folder = prepare_base(run, work), work / "setups" / run.setup_name
+
+    def make(making: Path) -> None:
+        write_projector(making / "projector.bin", run.seed, base)
+        torch.save(_features(run, base / "vision_tower"), making / "features.pt")
+
+    _once(folder, make)
+    return Setup(run, base, folder)
+
+
+def prepare_base(run: Run, work: Path) -> Path:
+    """The pre-trained parts: language model (text alone) and tower. One for all seeds, as in practice."""
+    sizes, prior = run.sizes, run.world.prior
+    folder = work / "bases" / f"prior{prior:g}-{sizes.base_name}"
+
+    def make(making: Path) -> None:
+        samples = text_samples(prior, sizes.text_batch * sizes.text_steps, BASE_SEED, "train")
+        texts = [text.replace("</s>", "\n") for sample in samples[:600] for text, _ in sample]
+        texts += [REQUEST, *(f"a thing in {word}" for word in COLORS)]
+        tiny = build_tiny_llava(
+            making, texts=texts, seed=BASE_SEED, hidden_size=sizes.hidden, layers=sizes.layers, heads=sizes.heads,
+            intermediate_size=2 * sizes.hidden, image_size=IMAGE_SIZE,
+        )  # fmt: skip
+        losses = pretrain_text(
+            tiny.language_model, samples, steps=sizes.text_steps, batch_size=sizes.text_batch, seed=BASE_SEED
+        )
+        (making / "text_losses.json").write_text(json.dumps([round(loss, 4) for loss in losses]))
+
+    _once(folder, make)
+    return folder
+
+
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Have ``folder`` made, unless it is there; a folder that stands is a finished one."""
+    if folder.exists():
+        return
+    making = folder.with_name(f"{folder.name}.making-{os.getpid()}")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    make(making)
+    try:
+        making.rename(folder)
+    except OSError:  # somebody else has finished the same one
+        shutil.rmtree(making)
+
+
+def write_projector(path: Path, seed: int, base: Path) -> None:
+    """The untrained projector that all arms of a seed start from."""
+    from transformers import CLIPVisionConfig, LlamaConfig
+
+    widths = (CLIPVisionConfig.from_pretrained(base / "vision_tower").hidden_size,
+              LlamaConfig.from_pretrained(base / "language_model").hidden_size)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        write_untrained(path, *widths)
+
+
+@torch.no_grad()
+def _features(run: Run, tower: Path) -> dict[str, Tensor]:
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    model, processor = CLIPVisionModel.from_pretrained(tower).eval(), CLIPImageProcessor.from_pretrained(tower)
+    scenes = [scene for part in _scenes(run).values() for scene in part]
+    found: dict[str, Tensor] = {}
+    for start in range(0, len(scenes), 64):
+        part = scenes[start : start + 64]
+        pixels = processor([render(scene, IMAGE_SIZE) for scene in part], return_tensors="pt")["pixel_values"]
+        states = model(pixels, output_hidden_states=True).hidden_states[LAYER]  # (B, 1 + patches, d)
+        found.update({f"{scene.name}.png": state.clone() for scene, state in zip(part, states, strict=True)})
+    return found

@@ -1,0 +1,226 @@
+"""Pieces of the report that are tables: text in Markdown from groups of results."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from analysis import (
+    BY_KEY,
+    MEASURES,
+    Difference,
+    Measure,
+    Result,
+    corrected,
+    difference,
+    mean_and_interval,
+    steps_to,
+)
+from settings import BASELINE, CHOICE_SEED, METHODS, Arm, Run, Sizes, World
+from studies import STUDIES, WEIGHTS, Weights, choose, headline_arms
+from study import DEFAULT_CHOICE_SEEDS, seeds_of
+
+Results = Mapping[Run, Result]
+Group = dict[str, list[Result]]
+PATH_TITLES = {"fast": "fast path", "llava": "real LLaVA-1.5 pipeline"}
+
+
+def number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:+.{digits}f}"
+
+
+def span(d: Difference, digits: int = 3) -> str:
+    """Mean difference, its interval, and p after correction."""
+    interval = "" if math.isnan(d.low) else f" [{signed(d.low, digits)}, {signed(d.high, digits)}]"
+    p = "" if math.isnan(d.corrected) else f", p {d.corrected:.3f}" if d.corrected >= 0.001 else ", p < 0.001"
+    return f"{signed(d.mean, digits)}{interval}{p}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def group(results: Results, runs: Sequence[Run]) -> Group:
+    """Results by arm name, of the seeds that every arm has, in the order of seeds."""
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    seeds = sorted({run.seed for run in runs})
+    by = {(run.arm, run.seed): results.get(run) for run in runs}
+    whole = [seed for seed in seeds if all(by.get((arm, seed)) for arm in arms)]
+    return {arm.name: [by[arm, seed] for seed in whole] for arm in arms} if whole else {}  # type: ignore[misc]
+
+
+def by_method(found: Group) -> Group:
+    return {name.split("-")[0]: results for name, results in found.items()}
+
+
+def differences(measure: Measure, found: Group) -> dict[str, Difference]:
+    base = [measure.read(result) for result in found[BASELINE]]
+    names = [name for name in found if name != BASELINE]
+    return dict(
+        zip(
+            names,
+            corrected([difference([measure.read(r) for r in found[n]], base, measure.better) for n in names]),
+            strict=True,
+        )
+    )
+
+
+def comparison(found: Group) -> list[str]:
+    """Every measure: the arms' means, then the paired differences from the baseline."""
+    names = list(found)
+    means, rows = [], []
+    for measure in MEASURES:
+        direction = {1: " (more is better)", -1: " (less is better)", 0: ""}[measure.better]
+        cells = [number(mean_and_interval([measure.read(r) for r in found[n]])[0], measure.digits) for n in names]
+        means.append([measure.title + direction, *cells])
+        rows.append([measure.title, *(span(d, measure.digits) for d in differences(measure, found).values())])
+    return [
+        *table(["mean over seeds", *names], means),
+        "",
+        *table(["difference from the baseline, 95% interval, corrected p", *names[1:]], rows),
+    ]
+
+
+def agreement(found: Mapping[str, Group]) -> list[str]:
+    """The same differences on both paths."""
+    fast, llava = found["fast"], found["llava"]
+    seeds = min(len(fast[BASELINE]), len(llava[BASELINE]))
+    rows, same, apart = [], 0, 0
+    for key in ("color_nll", "color_accuracy", "information", "question_nll", "plain_nll", "text_nll"):
+        measure = BY_KEY[key]
+        both = [differences(measure, {n: part[n][:seeds] for n in part}) for part in (fast, llava)]
+        for name in both[0]:
+            if name not in both[1]:
+                continue
+            f, r = both[0][name], both[1][name]
+            same += f.mean * r.mean > 0
+            apart += f.mean * r.mean <= 0
+            rows.append([measure.title, name, *(span(replace(d, corrected=math.nan), measure.digits) for d in (f, r))])
+    return [
+        f"Differences from the baseline on the same {seeds} seeds (the paths share data and starting weights, not the "
+        f"order of samples): {same} of {same + apart} have the same sign.",
+        "",
+        *table(["measure", "arm", "fast path", "real LLaVA-1.5 pipeline"], rows),
+    ]
+
+
+def choice(results: Results, sizes: Sizes, weights: Weights, seeds: int) -> list[str]:
+    read = BY_KEY["color_nll"].read
+    runs = choose(seeds, sizes)
+    rows = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        values = [read(results[run]) for run in runs if run.arm == arm]
+        chosen = arm.method != BASELINE and weights[arm.method] == arm.weight
+        rows.append([f"**{arm.name}**" if chosen else arm.name, *(number(v) for v in values),
+                     number(sum(values) / len(values))])  # fmt: skip
+    return [
+        "Criterion: NLL of the colours in captions of prior-breaking *validation* scenes; the same grid "
+        f"({', '.join(f'{weight:g}' for weight in WEIGHTS)}) and the same seeds for every estimator, "
+        "and none of these seeds or scenes is reported on below. Chosen: bold.",
+        *_caveats(weights, seeds),
+        "",
+        *table(["arm", *(f"seed {CHOICE_SEED + i}" for i in range(seeds)), "mean"], rows),
+    ]
+
+
+def _caveats(weights: Weights, seeds: int) -> list[str]:
+    """What makes the choice doubtful."""
+    found = []
+    if seeds < DEFAULT_CHOICE_SEEDS:
+        found.append(f"The choice rests on {seeds} seed where {DEFAULT_CHOICE_SEEDS} were planned.")
+    edge = [name for name, weight in weights.items() if weight in (min(WEIGHTS), max(WEIGHTS))]
+    if edge:
+        found.append(f"At the edge of the grid, so that a weight beyond it may be better: {', '.join(edge)}.")
+    return found
+
+
+def steps(found: Mapping[str, Group]) -> list[str]:
+    """Steps of stage 2 to reach what the baseline's mean loss is after three quarters of it."""
+    rows = []
+    for path, part in found.items():
+        curves = [result["log"]["finetune"]["ce"] for result in part[BASELINE]]
+        at = max(5, 3 * len(curves[0]) // 4)
+        level = sum(sum(curve[at - 5 : at]) / 5 for curve in curves) / len(curves)
+        base = [steps_to(result, "finetune", level) for result in part[BASELINE]]
+        for name, results in part.items():
+            needed = [steps_to(result, "finetune", level) for result in results]
+            reached = [n for n in needed if not math.isnan(n)]
+            pairs = [n - b for n, b in zip(needed, base, strict=True) if not math.isnan(n - b)]
+            mean, low, high = mean_and_interval(pairs) if pairs else (math.nan,) * 3
+            rows.append([
+                PATH_TITLES[path], name, number(level), f"{len(reached)} of {len(needed)}",
+                number(sum(reached) / len(reached), 0) if reached else "-",
+                "" if name == BASELINE else f"{signed(mean, 0)} [{signed(low, 0)}, {signed(high, 0)}]",
+            ])  # fmt: skip
+    return table(
+        ["path", "arm", "cross-entropy", "seeds that reach it", "steps", "paired difference (where both do)"], rows
+    )
+
+
+def costs(found: Mapping[str, Group]) -> list[str]:
+    rows = [
+        [PATH_TITLES[path], *(number(sum(r["train_seconds"] for r in part[n]) / len(part[n]), 0) for n in part)]
+        for path, part in found.items()
+    ]
+    return table(["seconds of training (beside other work)", *next(iter(found.values()))], rows)
+
+
+def lengths(results: Results, weights: Weights, sizes: Sizes, seeds: int) -> list[tuple[float, World, Group]]:
+    """The worlds that differ in the length of captions, with whole pairs of seeds; shortest first."""
+    worlds = dict.fromkeys([World(), *(run.world for run in STUDIES["length"](1, sizes, weights))])
+    found = []
+    for world in worlds:
+        part = by_method(
+            group(results, [Run(s, arm, world, sizes) for s in range(seeds) for arm in headline_arms(weights)])
+        )
+        if part:
+            tokens = part[BASELINE][0]["measures"]["breaking"]["captions"]["tokens"]
+            found.append((tokens, world, part))
+    return sorted(found, key=lambda item: item[0])
+
+
+def length_table(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
+    rows = []
+    for tokens, world, part in worlds:
+        for key in ("color_nll", "color_accuracy", "information", "color_slope"):
+            measure = BY_KEY[key]
+            base = mean_and_interval([measure.read(result) for result in part[BASELINE]])[0]
+            rows.append([
+                f"{tokens:.0f} ({world.objects} objects, filler {world.filler})", str(len(part[BASELINE])),
+                measure.title, number(base), *(span(d) for d in differences(measure, part).values()),
+            ])  # fmt: skip
+    return table(["tokens", "seeds", "measure", BASELINE, *METHODS], rows)
+
+
+def variants(results: Results, weights: Weights, sizes: Sizes, args: argparse.Namespace) -> list[str]:
+    """One option at a time, and batch size and prior: paired with the baseline of the same data."""
+    lines: list[str] = []
+    read = BY_KEY["color_nll"]
+    for study in ("variants", "batch", "prior"):
+        runs = STUDIES[study](seeds_of(study, args), sizes, weights)
+        rows = []
+        for run in dict.fromkeys(replace(run, seed=0) for run in runs if run.arm.method != BASELINE):
+            pairs = [
+                (results[replace(run, seed=s)], results[replace(run, seed=s, arm=Arm())])
+                for s in range(seeds_of(study, args))
+                if replace(run, seed=s) in results and replace(run, seed=s, arm=Arm()) in results
+            ]
+            if not pairs:
+                continue
+            cells = [
+                span(difference([m.read(a) for a, _ in pairs], [m.read(b) for _, b in pairs], m.better), m.digits)
+                for m in (read, BY_KEY["color_accuracy"], BY_KEY["information"], BY_KEY["text_nll"])
+            ]
+            where = {"variants": "", "batch": f", batch {run.sizes.batch}", "prior": f", prior {run.world.prior:g}"}
+            rows.append([run.arm.name + where[study], str(len(pairs)), *cells])
+        if rows:
+            head = ["arm", "seeds", "NLL of colours, prior-breaking", "right colours", "visual information", "text NLL"]
+            lines += [f"## {study.capitalize()} (fast path): difference from the baseline, 95% interval", "",
+                      *table(head, rows), ""]  # fmt: skip
+    return lines
