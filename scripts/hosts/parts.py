@@ -37,6 +37,14 @@ def _llama(folder: Path, texts: list[str]) -> None:
     write_llama(folder, vocab_size=length, hidden_size=HIDDEN, layers=LAYERS, heads=HEADS, intermediate_size=96)
 
 
+def _gemma(folder: Path, texts: list[str]) -> None:
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    length = write_tokenizer(folder, texts, 600)
+    config = GemmaConfig(vocab_size=length, num_key_value_heads=HEADS, head_dim=HIDDEN // HEADS, **SIZES)
+    GemmaForCausalLM(config).save_pretrained(folder)
+
+
 def _byte_level(folder: Path, texts: list[str], special: list[str]) -> tuple[str, str, int]:
     """Train a byte-level BPE; returns vocab file, merges file and its size."""
     from tokenizers import ByteLevelBPETokenizer
@@ -48,13 +56,29 @@ def _byte_level(folder: Path, texts: list[str], special: list[str]) -> tuple[str
     return vocab, merges, bpe.get_vocab_size()
 
 
-def _phi(folder: Path, texts: list[str]) -> None:
-    from transformers import CodeGenTokenizer, PhiConfig, PhiForCausalLM
+def _code_gen(folder: Path, texts: list[str], **special: str) -> int:
+    """Write Phi's kind of tokenizer, with more ``special`` tokens; returns its length."""
+    from transformers import CodeGenTokenizer
 
     vocab, merges, length = _byte_level(folder, texts, ["<|endoftext|>"])
-    CodeGenTokenizer(vocab, merges, model_max_length=2048).save_pretrained(folder)
+    CodeGenTokenizer(vocab, merges, model_max_length=2048, **special).save_pretrained(folder)
+    return length
+
+
+def _phi(folder: Path, texts: list[str]) -> None:
+    from transformers import PhiConfig, PhiForCausalLM
+
+    length = _code_gen(folder, texts)
     config = PhiConfig(vocab_size=length + 8, **SIZES, bos_token_id=0, eos_token_id=0)
     PhiForCausalLM(config).save_pretrained(folder)
+
+
+def _stablelm(folder: Path, texts: list[str]) -> None:
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    length = _code_gen(folder, texts, pad_token="!")  # the host sets none, and pads
+    config = StableLmConfig(vocab_size=length + 8, num_key_value_heads=HEADS, **SIZES, bos_token_id=0, eos_token_id=0)
+    StableLmForCausalLM(config).save_pretrained(folder)
 
 
 def _qwen(folder: Path, texts: list[str]) -> None:
@@ -101,10 +125,12 @@ def _clip336(folder: Path) -> None:
 
 
 LANGUAGE_MODELS: dict[str, Callable[[Path, list[str]], Any]] = {
+    "gemma": _gemma,
     "llama": _llama,
     "phi": _phi,
     "qwen": _qwen,
     "qwen2": _qwen,
+    "stablelm": _stablelm,
     "tinyllama": _llama,
     "vicuna": _llama,
 }

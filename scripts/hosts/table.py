@@ -91,6 +91,9 @@ HOSTS: dict[str, Host] = {
         fixes=("dataclass-defaults",),
         variants={
             "llama": {"llm": "tinyllama", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
+            # the tiny tokenizer is Llama's kind, whose end token is not the Gemma template's
+            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
+            "stablelm": {"llm": "stablelm", "flags": f"{TINYLLAVA_FLAGS} --conv_version phi"},
             "qwen2": {"llm": "qwen2", "flags": f"{TINYLLAVA_FLAGS} --conv_version qwen2_base"},
         },
     ),
