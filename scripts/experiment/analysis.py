@@ -56,8 +56,15 @@ MEASURES = (
     Measure(
         "color_accuracy", "right colours in captions, prior-breaking", _at("breaking", "captions", "color_accuracy"), 1
     ),
-    Measure("information", "visual information of these colours", _at("breaking", "captions", "information"), 1),
-    Measure("slope", "its slope, nats per 100 tokens", _slope("breaking", "captions", "information_slope"), 0),
+    Measure(
+        "information", "visual information of colours, prior-breaking", _at("breaking", "captions", "information"), 1
+    ),
+    Measure(
+        "slope",
+        "slope of visual information (shapes too), nats per 100 tokens",
+        _slope("breaking", "captions", "information_slope"),
+        0,
+    ),
     Measure("color_slope", "slope of log p of these colours, nats per 10 objects", _color_slope, 0),
     Measure("question_nll", "NLL of answers to questions, prior-breaking", _at("breaking", "questions", "nll"), -1),
     Measure("accuracy", "right answers to questions, prior-breaking", _at("breaking", "questions", "accuracy"), 1),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 
 from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
 from settings import BASELINE
-from tables import PATH_TITLES, Group, differences, signed, table
+from tables import PATH_TITLES, Group, counted, differences, number, signed, table
 
 #: What the conclusions look at: does the model see better, and is anything harmed?
 SEEING, HARM = ("color_nll", "color_accuracy", "information", "accuracy"), ("plain_nll", "text_nll")
@@ -35,8 +36,26 @@ def fading(title: str, base: Sequence[Result]) -> str:
         interval = "" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]"
         unit = "nats per 100 tokens" if key == "slope" else "nats per 10 objects"
         told.append(f"the {what} {word} with position ({signed(mean)}{interval} {unit})")
-    seeds = f"{len(base)} paired seed{'s' * (len(base) > 1)}"
+    seeds = counted({BASELINE: list(base)})
     return f"- **{title[0].upper()}{title[1:]}, {seeds}.** Under cross-entropy alone, {'; '.join(told)}."
+
+
+def power(part: Group) -> str:
+    """How large a difference the seeds could have shown."""
+    measure = BY_KEY["color_nll"]
+    base = [measure.read(result) for result in part[BASELINE]]
+    spreads = {}
+    for name, results in part.items():
+        if name != BASELINE:
+            deltas = [measure.read(a) - b for a, b in zip(results, base, strict=True)]
+            spreads[name] = stdev(deltas)
+    needed = {name: math.ceil(max(2.0, ((1.96 + 0.84) * spread / 0.2) ** 2)) for name, spread in spreads.items()}
+    told = ", ".join(f"{name} {number(spreads[name], 2)} (about {needed[name]} seeds)" for name in spreads)
+    return (
+        f"What {len(base)} seeds could show: the baseline's own NLL of prior-breaking colours has a standard deviation "
+        f"of {stdev(base):.2f} nats over seeds, and the paired differences have {told}; in brackets what showing 0.2 "
+        "nats takes with a power of 80%."
+    )
 
 
 def recommended(found: Mapping[str, Group]) -> str | None:
@@ -61,6 +80,7 @@ def conclusions(found: Mapping[str, Group]) -> list[str]:
             if name != BASELINE:
                 words = [verdict(BY_KEY[key], differences(BY_KEY[key], part)[name]) for key in (*SEEING, *HARM)]
                 rows.append([PATH_TITLES[path], name, *words])
+    lines += [f"- {power(part)}" for part in found.values() if len(part[BASELINE]) > 2]
     best = recommended(found) if found else None
     told = (
         f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours on both paths, and "

@@ -17,6 +17,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "infonce": {"color": "#7570b3", "linestyle": ":", "marker": "D"},
 }
 TITLES = {"fast": "fast path (transformers' Llava)", "llava": "real LLaVA-1.5 pipeline"}
+#: Seeds from which on a band is an interval.
+ENOUGH = 5
 Group = Mapping[str, Sequence[Result]]
 
 
@@ -31,13 +33,21 @@ def _pyplot() -> Any:
 
 
 def _save(plt: Any, figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=95)
     plt.close(figure)
 
 
+def _around(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95% interval; of few values, whose interval would say nothing and hide the rest, their range."""
+    mean, low, high = mean_and_interval(values)
+    if 1 < len(values) < ENOUGH:
+        return mean, min(values), max(values)
+    return mean, low, high
+
+
 def _band(axis: Any, x: Sequence[float], columns: Sequence[Sequence[float]], method: str, label: str) -> None:
-    """A mean over seeds with its 95% interval at each x; ``columns`` holds the seeds' values at each."""
-    middle, low, high = zip(*(mean_and_interval(column) for column in columns), strict=True)
+    """A mean over seeds with its band at each x; ``columns`` holds the seeds' values at each."""
+    middle, low, high = zip(*(_around(column) for column in columns), strict=True)
     style = STYLES[method]
     axis.plot(x, middle, label=label, markersize=4.5, **style)
     if not any(math.isnan(value) for value in low):

@@ -16,7 +16,7 @@ from analysis import BY_KEY, Result, by_run, load
 from conclude import LEVEL, conclusions
 from settings import BASELINE, Sizes, World
 from studies import STUDIES, Weights, choose, chosen_weights
-from study import DEFAULT_CHOICE_SEEDS, HERE, REDUCED, arguments, seeds_of
+from study import DEFAULT_CHOICE_SEEDS, HERE, arguments, seeds_of, sizes_of
 from tables import (
     PATH_TITLES,
     Group,
@@ -26,9 +26,11 @@ from tables import (
     choice,
     comparison,
     costs,
+    counted,
     group,
     length_table,
     lengths,
+    per_seed,
     steps,
     table,
     variants,
@@ -38,6 +40,7 @@ from tables import (
 def what_was_run(results: Results, sizes: Sizes, weights: Weights, args: argparse.Namespace) -> list[str]:
     rows = []
     options = "" if args.choice_seeds == DEFAULT_CHOICE_SEEDS else f" --choice-seeds {args.choice_seeds}"
+    options += f" --finetune-steps {args.finetune_steps}" if args.finetune_steps else ""
     for study, make in STUDIES.items():
         runs = make(seeds_of(study, args), sizes, weights)
         done = [run for run in runs if run in results]
@@ -65,7 +68,7 @@ def not_planned() -> list[str]:
 
 def write(args: argparse.Namespace, output: Path) -> Path:
     """Write RESULTS.md and figures/ under ``output``."""
-    sizes = REDUCED if args.reduced else Sizes()
+    sizes = sizes_of(args)
     results = by_run(load(args.results))
     weights = chosen_weights(args.results, args.choice_seeds, sizes)
     pictures = output / "figures"
@@ -79,7 +82,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
     lines = [
         "# Does VISTA help? A controlled experiment",
         "",
-        "Written by `scripts/experiment/report.py` from the JSON files in `results/`; nothing here is typed by hand.",
+        "Written by `scripts/experiment/report.py` from the JSON files in `results/`.",
         "",
         *(["**A reduced run: it shows that the machinery works, and says nothing about VISTA.**", ""] * args.reduced),
         "## Conclusions",
@@ -109,17 +112,21 @@ def write(args: argparse.Namespace, output: Path) -> Path:
     base = [read(result) for run, result in chosen.items() if run.arm.method == BASELINE]
     figures.by_weight(chosen, base, pictures / "weights.png")
     for path, part in found.items():
-        lines += [f"## Headline on the {PATH_TITLES[path]}: {len(part[BASELINE])} paired seeds", ""]
-        lines += [*comparison(part), ""]
+        lines += [f"## Headline on the {PATH_TITLES[path]}: {counted(part)}", ""]
+        lines += [*comparison(part), "", *per_seed(part), ""]
     if found:
         panels = {path: by_method(part) for path, part in found.items()}
         figures.by_position(panels, pictures / "position.png")
         figures.training(panels, pictures / "training.png")
         lines += [
             "## By position", "",
-            "Prior-breaking test scenes; mean over seeds, bands: 95% over seeds.", "",
+            f"Prior-breaking test scenes; mean over seeds. Bands: 95% over seeds, or their range where there are fewer "
+            f"than {figures.ENOUGH}.", "",
             "![by position](figures/position.png)", "",
             "## Speed of learning, and cost", "",
+            "Learning to look comes as a fall of this curve, tens of steps sooner or later by the seed, and runs that",
+            "end soon after it are scored by when it fell: part of every difference above is one of speed.",
+            "`--finetune-steps` trains on.", "",
             "![training](figures/training.png)", "",
             *steps(found), "",
             *costs(found), "",

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 from execute import execute, result_path
@@ -37,6 +38,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--choice-seeds", type=int, default=DEFAULT_CHOICE_SEEDS, help="seeds to choose weights on (default 2)"
     )
+    parser.add_argument(
+        "--finetune-steps", type=int, metavar="N", help=f"steps of stage 2 (default {Sizes().finetune_steps})"
+    )
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one thread each (default 1)")
     parser.add_argument("--work", type=Path, help="set-ups and logs (default: work/ beside this file)")
     parser.add_argument("--results", type=Path, help="folder of the JSON files (default: results/ beside this file)")
@@ -47,6 +51,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     if not args.studies:
         args.studies = list(STUDIES) if args.sweep else ["headline", "llava"]
     return args
+
+
+def sizes_of(args: argparse.Namespace) -> Sizes:
+    sizes = REDUCED if args.reduced else Sizes()
+    return replace(sizes, finetune_steps=args.finetune_steps) if args.finetune_steps else sizes
 
 
 def seeds_of(study: str, args: argparse.Namespace) -> int:
@@ -88,7 +97,7 @@ def _quiet() -> None:
 
 def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
-    sizes = REDUCED if args.reduced else Sizes()
+    sizes = sizes_of(args)
     carry_out("choice of weights", choose(args.choice_seeds, sizes), args)
     try:
         weights = chosen_weights(args.results, args.choice_seeds, sizes)

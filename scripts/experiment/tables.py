@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from analysis import (
     BY_KEY,
     MEASURES,
@@ -87,6 +88,19 @@ def comparison(found: Group) -> list[str]:
     ]
 
 
+def counted(part: Group) -> str:
+    seeds = len(part[BASELINE])
+    return f"{seeds} paired seed{'s' * (seeds > 1)}"
+
+
+def per_seed(part: Group) -> list[str]:
+    """The first measure of every run."""
+    measure = MEASURES[0]
+    seeds = [str(result["run"]["seed"]) for result in part[BASELINE]]
+    rows = [[name, *(number(measure.read(result), measure.digits) for result in part[name])] for name in part]
+    return table([f"{measure.title}, by seed", *seeds], rows)
+
+
 def agreement(found: Mapping[str, Group]) -> list[str]:
     """The same differences on both paths."""
     fast, llava = found["fast"], found["llava"]
@@ -102,7 +116,12 @@ def agreement(found: Mapping[str, Group]) -> list[str]:
             same += f.mean * r.mean > 0
             apart += f.mean * r.mean <= 0
             rows.append([measure.title, name, *(span(replace(d, corrected=math.nan), measure.digits) for d in (f, r))])
+    points = [[MEASURES[0].read(result) for name in part for result in part[name][:seeds]] for part in (fast, llava)]
     return [
+        f"{MEASURES[0].title} of the {len(points[0])} runs that both have done: correlation "
+        f"{float(np.corrcoef(points)[0, 1]):.2f}, mean absolute difference "
+        f"{float(np.abs(np.subtract(points[0], points[1])).mean()):.2f}.",
+        "",
         f"Differences from the baseline on the same {seeds} seeds (the paths share data and starting weights, not the "
         f"order of samples): {same} of {same + apart} have the same sign.",
         "",

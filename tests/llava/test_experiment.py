@@ -181,7 +181,9 @@ def test_study_goes_on_where_it_stopped_and_the_report_is_written(
     for figure in ("weights", "position", "training", "length"):
         assert f"figures/{figure}.png" in text
         assert (work / "figures" / f"{figure}.png").stat().st_size > 5000
-    assert "better** (-0.100" in text
+    assert "-0.100 [-0.100, -0.100], p < 0.001" in text
+    assert "**Recommended by these results:" in text
+    assert "**worse**" not in text
 
 
 class _Here:
