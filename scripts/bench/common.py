@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -133,15 +132,15 @@ def file_name(name: str, device: str, smoke: bool) -> str:
 
 
 def save(name: str, options: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Write ``name.DEVICE.json``: the environment, the command and the rows.
+    """Write ``name.DEVICE.json``: the environment, the options and the rows.
 
     Returns:
         The file.
     """
     options.out.mkdir(parents=True, exist_ok=True)
+    chosen = {key: value for key, value in vars(options).items() if key != "out"}
     path: Path = options.out / file_name(name, options.device, options.smoke)
-    command = f"python scripts/bench/{name}.py" + "".join(f" {word}" for word in sys.argv[1:] if not options.smoke)
-    document = {"benchmark": name, "command": command, "environment": environment(options.device), **more, "rows": rows}
+    document = {"benchmark": name, "options": chosen, "environment": environment(options.device), **more, "rows": rows}
     path.write_text(json.dumps(document, indent=1) + "\n")
     print(f"wrote {path}")
     return path
