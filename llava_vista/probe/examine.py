@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .blinding import blank, others
@@ -59,7 +60,7 @@ def examine(checkpoint: Path, name: str, samples: Samples, plan: Plan, options: 
     chosen, passed = samples.chosen, Counter(samples.passed_over)
     if samples.own_answers:
         chosen = tuple(_answered(subject, chosen, plan.max_new_tokens, name, passed))
-    with looking_at(subject.model) as looker:
+    with looking_at(subject.model, subject.run) as looker:
         examination = _Examination(subject, looker, plan, tower, chosen, passed)
         for start in tqdm(range(0, len(chosen), plan.batch_size), desc=f"probing {name}", unit="batch"):
             examination.add(chosen[start : start + plan.batch_size])
@@ -96,6 +97,22 @@ def _answered(
             yield replace(sample, turns=tuple(turns))
         else:
             passed["with an empty answer of the model's own"] += 1
+
+
+def without_end(labels: Tensor, decode: Callable[[Sequence[int]], str]) -> Tensor:
+    """Labels (T,) of an answer that was cut off, without what ends it: the model did not say that it ends there.
+
+    That is the last label, and what else adds nothing to read: the end of a chat turn may be two tokens.
+    """
+    at = (labels >= 0).nonzero().squeeze(1)
+    ids = labels[at].tolist()
+    keep = max(0, len(ids) - 1)
+    words = decode(ids[:keep]).rstrip()
+    while keep > 0 and decode(ids[: keep - 1]).rstrip() == words:
+        keep -= 1
+    found = labels.clone()
+    found[at[keep:]] = _IGNORE
+    return found
 
 
 class _Examination:
@@ -152,10 +169,7 @@ class _Examination:
     def _encode(self, sample: Sample, picture: Image) -> dict[str, Any]:
         encoded = self.subject.encode(sample.turns, picture)
         if sample.turns[-1].cut:
-            # the model did not end its answer there: the end token is not its word
-            labels = encoded["labels"].clone()
-            labels[(labels >= 0).nonzero()[-1:]] = _IGNORE
-            encoded["labels"] = labels
+            encoded["labels"] = without_end(encoded["labels"], self.subject.decode)
         return encoded
 
     def _without_image(

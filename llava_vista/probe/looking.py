@@ -8,7 +8,7 @@ The layout comes from `llava_vista.attach`, as in training. B batch, L merged le
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,8 +66,9 @@ class _RecordingHead(AlignmentHead):
 class Looker:
     """Runs batches through a model that VISTA observes. Use `looking_at`, which takes everything off again."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, run: Callable[[dict[str, Any]], Any] | None = None) -> None:
         self.model = model
+        self.run = run or (lambda batch: model(**batch))
         self.handle = attach(model, VistaConfig(), add_to_loss=False)
         self.head = _RecordingHead(self.handle.config)
         self.handle.head = self.head
@@ -80,7 +81,7 @@ class Looker:
         """Run one batch.
 
         Args:
-            batch: for ``model(**batch)``, with ``labels``.
+            batch: as `Subject.collate` makes it, with ``labels``.
             blind: mask the image's positions out of attention; every other position stays where it is.
             attention: also reduce the attention weights; the model must have eager attention.
             states: also average the hidden states at image positions.
@@ -114,7 +115,7 @@ class Looker:
                     )
                     for layer in layers
                 ]
-            output = self.model(**batch)
+            output = self.run(dict(batch))
         finally:
             for remover in removers:
                 remover.remove()
@@ -197,13 +198,16 @@ def _attention_of(layer: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def looking_at(model: nn.Module) -> Iterator[Looker]:
+def looking_at(model: nn.Module, run: Callable[[dict[str, Any]], Any] | None = None) -> Iterator[Looker]:
     """A `Looker` for the model; afterwards the model is as it was.
+
+    Args:
+        run: one forward on a batch, where that is not ``model(**batch)``.
 
     Raises:
         UnsupportedModelError, AttachError: as `llava_vista.attach`.
     """
-    looker = Looker(model)
+    looker = Looker(model, run)
     try:
         yield looker
     finally:

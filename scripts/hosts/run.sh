@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Train a host's public checkout, unmodified, with --vista: a few steps of its own entry script on a CPU, with tiny
-# local models, and the exactness checks on its model classes. Prints a one-line verdict.
+# local models, and the exactness checks on its model classes; with --probe also `llava-vista probe` on the checkpoints
+# that came out, and what must hold of it. Prints a one-line verdict.
 #
-#   scripts/hosts/run.sh NAME CHECKOUT [--work DIR] [--variant NAME] [--no-conformance]
+#   scripts/hosts/run.sh NAME CHECKOUT [--work DIR] [--variant NAME] [--no-conformance] [--probe]
 #   scripts/hosts/run.sh --list
 #
 # NAME is one of table.py. The environment (the host's transformers, torch for CPU, no torchvision) is made once, under
@@ -18,7 +19,7 @@ if [ "${1:-}" = --list ]; then
   exec "$python" "$here/table.py"
 fi
 if [ $# -lt 2 ]; then
-  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 name=$1

@@ -59,6 +59,7 @@ class Host:
         placeholders: packages that are imported but not installed; a stand-in that fails on use takes their place.
         fixes: by name, see scratch_site.py: what is worked around outside of the host, and said in the output.
         config: keys that are added to a copy of the language model's config.json, ``{config}`` in the flags.
+        template: the conversation template for the probe, where its own default is another.
         variants: other flags (and kinds) to run the same host with.
     """
 
@@ -75,6 +76,7 @@ class Host:
     placeholders: tuple[str, ...] = ()
     fixes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    template: str | None = None
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -92,7 +94,7 @@ HOSTS: dict[str, Host] = {
         variants={
             "llama": {"llm": "tinyllama", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
             # the tiny tokenizer is Llama's kind, whose end token is not the Gemma template's
-            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
+            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama", "template": "llama"},
             "stablelm": {"llm": "stablelm", "flags": f"{TINYLLAVA_FLAGS} --conv_version phi"},
             "qwen2": {"llm": "qwen2", "flags": f"{TINYLLAVA_FLAGS} --conv_version qwen2_base"},
         },

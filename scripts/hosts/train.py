@@ -1,4 +1,5 @@
-"""Three trainings of a host's own entry script (no VISTA, weight 0, VISTA), and what must hold of them."""
+"""Three trainings of a host's own entry script (no VISTA, weight 0, VISTA), and what must hold of them; then, if asked
+for, the conformance kit (`conformance`) and the probe on the checkpoints that came out (`probe`)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import parts
+import probe
 import torch
 from conformance import REPORT
 from safetensors.torch import load_file
@@ -69,6 +71,11 @@ def environment(host: Host, checkout: Path, scratch: Path, paths: dict[str, str]
     }
 
 
+def batches_of(work: Path) -> Path:
+    """Where the baseline's batches are recorded, for the probe to be compared with."""
+    return work / "batches"
+
+
 def process_group(wanted: bool) -> dict[str, str]:
     """What a launcher gives a single rank; a free port is found for it."""
     if not wanted:
@@ -86,12 +93,21 @@ def train(host: Host, checkout: Path, work: Path, paths: dict[str, str], arm: st
     on_cpu = "--use_cpu True" if hasattr(TrainingArguments, "use_cpu") else "--no_cuda True"
     flags = f"{COMMON_FLAGS} {host.flags}".format(output=output, repo=HERE.parents[1], on_cpu=on_cpu, **paths).split()
     command = [sys.executable, str(checkout / host.entry), *flags, *ARMS[arm]]
+    recording = {}
+    if arm == "baseline":
+        shutil.rmtree(batches_of(work), ignore_errors=True)
+        batches_of(work).mkdir()
+        recording["HOST_BATCHES"] = str(batches_of(work))
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**environment(host, checkout, scratch_folder(work), paths), **process_group(host.process_group)},
+        env={
+            **environment(host, checkout, scratch_folder(work), paths),
+            **process_group(host.process_group),
+            **recording,
+        },
         cwd=work / "parts" / "tower",
         timeout=1200,
         check=False,
@@ -123,6 +139,40 @@ def conformance(name: str, host: Host, checkout: Path, work: Path, paths: dict[s
     if done.returncode:
         raise Failed(f"conformance kit:\n{told}\n{done.stderr[-1500:]}")
     return told
+
+
+def probed(host: Host, checkout: Path, work: Path, paths: dict[str, str], outputs: dict[str, Path]) -> str:
+    """The probe on the baseline and VISTA, in the host's environment and without a process group, as a user runs it."""
+    settings = work / "probe.json"
+    settings.write_text(
+        json.dumps(
+            {
+                "checkpoints": [str(outputs["baseline"]), str(outputs["vista"])],
+                "training": str(batches_of(work)),
+                "data": paths["data"],
+                "images": paths["images"],
+                "output": str(work / "probe"),
+                "template": host.template,
+                "layers": parts.LAYERS,
+            }
+        ),
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, str(HERE / "probe.py"), str(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(host, checkout, scratch_folder(work), paths),
+        cwd=work / "parts" / "tower",
+        timeout=1200,
+        check=False,
+    )
+    (work / "probe.log").write_text(done.stdout, encoding="utf-8")
+    told = [line.removeprefix(probe.REPORT) for line in done.stdout.splitlines() if line.startswith(probe.REPORT)]
+    if done.returncode or not told:
+        raise Failed(f"probe: {' '.join(told) or done.stdout[-3000:]}")
+    return told[0]
 
 
 def records(output: Path) -> list[dict[str, Any]]:
@@ -199,7 +249,8 @@ def main() -> int:
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--work", type=Path, help="folder for everything that the run makes")
     parser.add_argument("--variant", help="one of the host's variants in table.py")
-    parser.add_argument("--no-conformance", action="store_true", help="only train")
+    parser.add_argument("--no-conformance", action="store_true", help="leave the exactness checks out")
+    parser.add_argument("--probe", action="store_true", help="also run llava-vista probe on what was trained")
     arguments = parser.parse_args()
     host = HOSTS[arguments.name]
     if arguments.variant:
@@ -230,6 +281,9 @@ def main() -> int:
         if not arguments.no_conformance:
             print("  conformance kit on the host's classes:", flush=True)
             print(conformance(arguments.name, host, checkout, work, paths))
+        if arguments.probe:
+            print("  llava-vista probe on baseline and vista:", flush=True)
+            print(f"    {probed(host, checkout, work, paths, outputs)}")
     except Failed as error:
         print(f"FAILED {title}: {error}")
         return 1

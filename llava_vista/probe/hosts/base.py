@@ -52,6 +52,10 @@ class Subject(ABC):
     model: nn.Module
     notes: dict[str, str]
 
+    def run(self, batch: dict[str, Any]) -> Any:
+        """One forward of the model on a batch of `collate`; what comes back has ``logits`` (B, L, V)."""
+        return self.model(**batch)
+
     @abstractmethod
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
         """One conversation with its image, for `collate`.
@@ -105,6 +109,13 @@ class ProbeHost(ABC):
         """What it claims, for messages."""
         return [*self.architectures, *self.model_types]
 
+    def missing(self, config: dict[str, Any]) -> str | None:
+        """Why a checkpoint that it claims cannot be loaded in this environment; None when it can.
+
+        Several repositories save checkpoints that look alike: the one whose code is here loads them. Imports nothing.
+        """
+        return None
+
     @abstractmethod
     def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> Subject:
         """Load a checkpoint folder.
@@ -139,7 +150,7 @@ def load_subject(checkpoint: Path, options: LoadOptions) -> tuple[str, Subject]:
         the host's name, and the loaded checkpoint.
 
     Raises:
-        ProbeError: no checkpoint is there.
+        ProbeError: no checkpoint is there, or the code of its family is not (says what to install), or that of several.
         UnsupportedModelError: no host knows it (lists the known ones).
     """
     path = checkpoint / CONFIG_FILE
@@ -152,13 +163,36 @@ def load_subject(checkpoint: Path, options: LoadOptions) -> tuple[str, Subject]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ProbeError(f"{path} is not JSON ({error}). Is the download complete?") from error
+    host = choose_host(checkpoint, config)
+    return host.name, host.load(checkpoint, config, options)
+
+
+def choose_host(checkpoint: Path, config: dict[str, Any]) -> ProbeHost:
+    """The host that loads a checkpoint with this config.json: the one that knows it and whose code is here.
+
+    Raises:
+        ProbeError: the code of its family is not here (says what to install), or that of several is.
+        UnsupportedModelError: no host knows it (lists the known ones).
+    """
     hosts = [cls() for cls in HOSTS]
-    for host in hosts:
-        if host.claims(config):
-            return host.name, host.load(checkpoint, config, options)
     found = ", ".join(config.get("architectures") or []) or f"model_type {config.get('model_type')!r}"
-    known = "; ".join(f"{host.name} ({', '.join(host.known())})" for host in hosts)
-    raise UnsupportedModelError(
-        f"the probe does not know how to load {found} ({checkpoint}). Known: {known}. Another family needs a probe "
-        "host (register_host in llava_vista.probe.hosts)."
-    )
+    claiming = [(host, host.missing(config)) for host in hosts if host.claims(config)]
+    if not claiming:
+        known = "; ".join(f"{host.name} ({', '.join(host.known())})" for host in hosts)
+        raise UnsupportedModelError(
+            f"the probe does not know how to load {found} ({checkpoint}). Known: {known}. Another family needs a probe "
+            "host (register_host in llava_vista.probe.hosts)."
+        )
+    ready = [host for host, missing in claiming if missing is None]
+    if not ready:
+        reasons = "; ".join(f"{host.name}: {missing}" for host, missing in claiming)
+        raise ProbeError(
+            f"{checkpoint} ({found}) needs the code of the repository that trained it, which is not here. {reasons}. "
+            "Install it, or put its checkout on PYTHONPATH, in the environment that trains it."
+        )
+    if len(ready) > 1:
+        raise ProbeError(
+            f"{checkpoint} ({found}) could be of {' or '.join(host.name for host in ready)}, and the code of each is "
+            "importable here. Leave only the one that trained it on PYTHONPATH."
+        )
+    return ready[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..bootstrap import Bootstrap, slope_sums, stack
-from ..data import Sample
+from ..data import Sample, Turn
 from ..errors import ProbeError
 from ..looking import Seen
 from ..results import curve_record, estimate_record
@@ -116,9 +116,10 @@ class VisualInformation:
             return torch.zeros(length, dtype=torch.bool)
         self.marked = True
         flags: list[bool] = []
-        for turn, ids in zip(sample.turns, answer_runs(labels), strict=False):
-            flags += visual_tokens(ids, turn.visual, decode) if turn.visual else [False] * len(ids)
-        return torch.tensor([*flags, *[False] * length][:length])
+        runs = answer_runs(labels)
+        for turn, ids in zip(turns_of_runs(runs, sample.turns, decode), runs, strict=True):
+            flags += visual_tokens(ids, turn.visual, decode) if turn and turn.visual else [False] * len(ids)
+        return torch.tensor(flags[:length])
 
     def record(self, bootstrap: Bootstrap, no_image: str) -> dict[str, Any]:
         """The results, for the JSON."""
@@ -145,6 +146,28 @@ class VisualInformation:
             "mean_on_visual_words": mean(marks) if self.marked else None,
             "mean_on_other_words": mean(~marks) if self.marked else None,
         }
+
+
+def turns_of_runs(
+    runs: Sequence[Sequence[int]], turns: Sequence[Turn], decode: Callable[[Sequence[int]], str]
+) -> list[Turn | None]:
+    """Which turn's answer each run of supervised tokens is; None for runs that are none.
+
+    There are as many runs as turns, or fewer where the sequence was truncated. LLaVA-NeXT also supervises the marks of
+    its chat format, which are runs of their own: there an answer is told by its words.
+    """
+    if len(runs) <= len(turns):
+        return list(turns[: len(runs)])
+    found: list[Turn | None] = []
+    waiting = list(turns)
+    for ids in runs:
+        answers = waiting and _words(waiting[0].answer or "") in _words(decode(ids))
+        found.append(waiting.pop(0) if answers else None)
+    return found
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 def answer_runs(labels: Tensor) -> list[list[int]]:

@@ -1,0 +1,97 @@
+"""A subject whose ``input_ids`` hold one placeholder for each image, which the model itself expands."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from ..data import Turn
+from .base import LoadOptions, Subject
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_IGNORE = -100
+
+
+class PlaceholderSubject(Subject):
+    """Padding, own answers and decoding, given what a family does with words and pictures."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, options: LoadOptions, notes: dict[str, str]) -> None:
+        self.model, self.tokenizer, self.options, self.notes = model, tokenizer, options, notes
+
+    @abstractmethod
+    def ask(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
+        """As `encode`, but ``input_ids`` (T,) end where the last turn's answer begins, and there are no labels."""
+
+    @abstractmethod
+    def pictures(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The model's arguments for the images of what `encode` or `ask` returned, on the device."""
+
+    @abstractmethod
+    def separators(self) -> list[str]:
+        """What the template writes behind an answer (or a question)."""
+
+    @abstractmethod
+    def generate(self, ids: Tensor, pictures: dict[str, Any], **options: Any) -> Tensor:
+        """The new ids (N,) that the model writes after ``ids`` (1, T)."""
+
+    @staticmethod
+    def own_copy(batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with ids and labels of its own: Bunny's merge method writes into the ids, CAL's into the labels."""
+        return {**batch, "input_ids": batch["input_ids"].clone(), "labels": batch["labels"].clone()}
+
+    def run(self, batch: dict[str, Any]) -> Any:
+        return self.model(**self.own_copy(batch))
+
+    def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        lengths = torch.tensor([len(item["input_ids"]) for item in encoded])
+        ids = pad_sequence([item["input_ids"] for item in encoded], True, self.tokenizer.pad_token_id or 0)
+        labels = pad_sequence([item["labels"] for item in encoded], True, _IGNORE)
+        labels[:, 0] = _IGNORE  # nothing predicts the first token, even where training labels it (LLaVA-NeXT)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        limit, device = self.tokenizer.model_max_length, self.options.device
+        return {
+            "input_ids": ids[:, :limit].to(device),
+            "labels": labels[:, :limit].to(device),
+            "attention_mask": mask[:, :limit].to(device),
+            **self.pictures(encoded),
+        }
+
+    def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:
+        asked = self.ask(turns, image)
+        ids = asked["input_ids"][None].to(self.options.device)
+        separators, ends = self.separators(), self.end_ids()
+        with torch.inference_mode():
+            output = self.generate(
+                ids,
+                self.pictures([asked]),
+                attention_mask=torch.ones_like(ids, dtype=torch.bool),
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id or 0,
+                eos_token_id=ends,
+                use_cache=True,
+            )
+        text: str = self.tokenizer.decode(output, skip_special_tokens=True)
+        for separator in separators:
+            if separator.strip("\n") == "" and separator in text.strip(" "):  # stage 1: a line is an answer
+                return text.strip(" ").partition(separator)[0].strip(), False
+        return text.strip(), len(output) > 0 and int(output[-1]) not in ends
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def end_ids(self) -> list[int]:
+        """Tokens that end an answer: the tokenizer's and the model's own, and the template's where it is one token."""
+        own: Any = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+        known = self.tokenizer.get_vocab()
+        ends |= {known.get(text.strip()) for text in self.separators()}
+        return sorted(end for end in ends if end is not None)
