@@ -18,11 +18,11 @@ class TimmTower:
     """A pretrained timm model without its classifier.
 
     Args:
-        name: as ``timm.create_model`` takes it.
+        name: as ``timm.create_model`` takes it, "local-dir:FOLDER" among it.
         device: where to run it.
 
     Raises:
-        ProbeError: timm is not installed, or has no such model.
+        ProbeError: timm is not installed, or has no such model or not its weights.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -36,8 +36,11 @@ class TimmTower:
             ) from error
         try:
             self.model: Any = timm.create_model(name, pretrained=True, num_classes=0)
-        except RuntimeError as error:
-            raise ProbeError(f"timm cannot make {name!r}: {error}. timm.list_models() lists what it has.") from error
+        except (RuntimeError, OSError) as error:  # no such model; its weights are not here and cannot be fetched
+            raise ProbeError(
+                f"timm cannot make {name!r}: {error}. timm.list_models() lists what it has; local-dir:FOLDER names one "
+                "that is saved here (config.json and weights)."
+            ) from error
         self.model.eval().to(device)
         data = timm.data.resolve_model_data_config(self.model)
         self.transform: Any = timm.data.create_transform(**data, is_training=False)

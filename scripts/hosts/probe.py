@@ -197,6 +197,8 @@ def curves(record: Any) -> list[dict[str, Any]]:
 
 def check_record(folder: Path, layers: int) -> str:
     """probe.json has every curve, each with a value, its n and its band; returns the figures."""
+    if any(not (folder / f"probe.{kind}").is_file() for kind in ("png", "svg")):
+        raise Failed(f"no figure in {folder}")
     record = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
     told = []
     for item in record["checkpoints"]:

@@ -13,7 +13,7 @@ from typing import Any
 TORCH = "torch==2.13.0"
 COMMON_PACKAGES = (
     TORCH, "peft==0.10.0", "sentencepiece", "einops==0.6.1", "numpy<2", "pillow", "requests", "protobuf", "ninja",
-    "py-cpuinfo", "hjson", "msgpack", "pydantic",
+    "py-cpuinfo", "hjson", "msgpack", "pydantic", "matplotlib",
 )  # fmt: skip
 #: What every LLaVA-family entry script takes, at the size of these runs. {names} are filled in by train.py.
 COMMON_FLAGS = (
@@ -180,7 +180,7 @@ HOSTS: dict[str, Host] = {
         entry="llava/train/train.py",
         llm="vicuna",
         flags=LLAVA_FLAGS,
-        placeholders=("cv2", "matplotlib", "segment_anything", "sklearn", "timm", "torchvision", "xformers"),
+        placeholders=("cv2", "segment_anything", "sklearn", "timm", "torchvision", "xformers"),
         fixes=("silent-wandb",),
         variants={
             # beside its own loss, which needs 24 by 24 image tokens
@@ -220,7 +220,6 @@ HOSTS: dict[str, Host] = {
             "datasets",
             "decord",
             "flash_attn",
-            "matplotlib",
             "ps3",
             "pytorchvideo",
             "s2wrapper",

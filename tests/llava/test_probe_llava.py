@@ -175,6 +175,20 @@ def test_attention_and_states_are_the_models_own(site, subject) -> None:
     torch.testing.assert_close(seen.states[-1][0], before_norm[0][0, seen.layout.image[0]].mean(dim=0))
 
 
+def test_merging_first_is_the_models_own_forward(site, subject) -> None:
+    """As `generate` does it, without a loss: CAL and VIRAL have none in evaluation mode. The batch is left alone."""
+    batch = subject.collate(encode(subject, read(site, 3)))
+    before = {name: batch[name].clone() for name in ("input_ids", "labels", "attention_mask")}
+    with looking_at(subject.model) as looker:
+        plain = looker.look(batch)
+    with looking_at(subject.model, subject.run) as looker:
+        seen = looker.look(batch)
+    torch.testing.assert_close(seen.logits, plain.logits, rtol=0, atol=0)
+    assert torch.equal(seen.layout.text, plain.layout.text)
+    assert torch.equal(seen.layout.answer, plain.layout.answer)
+    assert all(torch.equal(batch[name], value) for name, value in before.items())
+
+
 def test_the_model_is_left_as_it_was(site, subject) -> None:
     model = subject.model
     before = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
@@ -382,6 +396,27 @@ def test_a_lora_checkpoint_is_merged_into_its_base(site, tmp_path, capsys) -> No
     plain = load_subject(site.checkpoints[0], OPTIONS)[1].model.state_dict()
     assert not torch.allclose(state["model.layers.0.self_attn.q_proj.weight"],
                               plain["model.layers.0.self_attn.q_proj.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_tower_that_was_trained_is_the_checkpoints_own(site, tmp_path, pickled) -> None:
+    """Not the original one, which its configuration names."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "tuned"
+    shutil.copytree(site.checkpoints[0], folder)
+    original = load_subject(site.checkpoints[0], OPTIONS)[1].tower.state_dict()
+    tuned = {f"model.vision_tower.{name}": value + 1 for name, value in original.items() if value.is_floating_point()}
+    tuned |= {f"model.vision_tower.{name}": v for name, v in original.items() if not v.is_floating_point()}
+    weights = load_file(folder / "model.safetensors") | tuned
+    if pickled:
+        (folder / "model.safetensors").unlink()
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
+                  {"format": "pt"})  # fmt: skip
+    found = load_subject(folder, OPTIONS)[1].tower.state_dict()
+    assert all(torch.equal(found[name.removeprefix("model.vision_tower.")], value) for name, value in tuned.items())
 
 
 def test_what_cannot_be_loaded_is_said(site, tmp_path, capsys) -> None:

@@ -209,8 +209,10 @@ class LlavaLikeSubject(PlaceholderSubject):
     def generate(self, ids: Tensor, pictures: dict[str, Any], **options: Any) -> Tensor:
         """The ids of the answer alone."""
         output: Tensor = self.model.generate(ids.clone(), **pictures, **options)[0]  # type: ignore[operator]
-        # A `generate` of the host's own merges first and returns what is new; transformers' returns the prompt, too.
-        return output if "images" in self._generate else output[ids.shape[1] :]
+        # A `generate` of the host's own merges first and returns what is new (after BOS, up to transformers 4.37);
+        # transformers' returns the prompt, too.
+        old = int(output[:1].eq(self.tokenizer.bos_token_id or -1).sum()) if "images" in self._generate else ids.shape[1]
+        return output[old:]
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
         images = batch["images"]
