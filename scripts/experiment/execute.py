@@ -68,6 +68,7 @@ def _result(run: Run, work: Path) -> dict[str, Any]:
         "log": rounded(curves),
         "log_every": EVERY,
         "train_seconds": round(trained, 1),
+        "base": setup.fingerprint,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
 

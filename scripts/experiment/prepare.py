@@ -6,6 +6,7 @@ for all seeds. A seed decides the rest: scenes to train on and to be scored on, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -80,6 +81,15 @@ class Setup:
 
         return AutoTokenizer.from_pretrained(self.language_model, use_fast=False)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the pre-trained parts: the same recipe gives other last digits, and so other weights, on another CPU."""
+        found = hashlib.sha256()
+        for folder in (self.language_model, self.vision_tower):
+            for file in sorted(folder.glob("*.safetensors")):
+                found.update(file.read_bytes())
+        return found.hexdigest()[:12]
+
     def text(self, split: str) -> list[list[tuple[str, bool]]]:
         """Text-only samples that the language model has not been taught with."""
         return text_samples(self.run.world.prior, self.run.sizes.scenes, self.run.seed, split)
@@ -137,6 +147,7 @@ def prepare_base(run: Run, work: Path) -> Path:
             making, texts=texts, seed=BASE_SEED, hidden_size=sizes.hidden, layers=sizes.layers, heads=sizes.heads,
             intermediate_size=2 * sizes.hidden, image_size=IMAGE_SIZE,
         )  # fmt: skip
+        _process_as_is(tiny.vision_tower)
         losses = pretrain_text(
             tiny.language_model, samples, steps=sizes.text_steps, batch_size=sizes.text_batch, seed=BASE_SEED
         )
@@ -144,6 +155,15 @@ def prepare_base(run: Run, work: Path) -> Path:
 
     _once(folder, make)
     return folder
+
+
+def _process_as_is(tower: Path) -> None:
+    """Pictures have the tower's size: resizing and cropping would give them back as they are, in most of the time."""
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor.from_pretrained(tower)
+    processor.do_resize = processor.do_center_crop = False
+    processor.save_pretrained(tower)
 
 
 def _once(folder: Path, make: Callable[[Path], None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import figures
-from analysis import BY_KEY, Result, by_run, load
+from analysis import BY_KEY, by_run, load
 from conclude import LEVEL, conclusions
 from settings import BASELINE, Sizes, World
 from studies import STUDIES, Weights, choose, chosen_weights
@@ -78,7 +78,6 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         part = group(results, STUDIES[study](seeds_of(study, args), sizes, weights))
         if part:
             found[path] = part
-    any_result = next(iter(results.values()))
     lines = [
         "# Does VISTA help? A controlled experiment",
         "",
@@ -94,7 +93,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         "",
         "## What was run",
         "",
-        *setting(sizes, any_result),
+        *setting(sizes, results),
         "",
         *what_was_run(results, sizes, weights, args),
         "",
@@ -150,9 +149,29 @@ def write(args: argparse.Namespace, output: Path) -> Path:
     return written
 
 
-def setting(sizes: Sizes, result: Result) -> list[str]:
-    world = World()
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+def bases_of(results: Results) -> int:
+    """How many pre-trained pairs of language model and tower there are (of the usual prior); one in each set-up.
+
+    Raises:
+        ValueError: arms that are to be compared started from different ones.
+    """
+    by_setup: dict[str, set[str]] = {}
+    for run, result in results.items():
+        by_setup.setdefault(run.setup_name, set()).add(result["base"])
+    mixed = [name for name, bases in by_setup.items() if len(bases) > 1]
+    if mixed:
+        raise ValueError(
+            f"the arms of {', '.join(mixed)} started from different language models (results of several machines?): "
+            "delete these results and run them again on one machine."
+        )
+    return len({result["base"] for run, result in results.items() if run.world.prior == World().prior})
+
+
+def setting(sizes: Sizes, results: Results) -> list[str]:
+    world, some = World(), next(iter(results.values()))
+    versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
+    bases = bases_of(results)
+    shared = "the same for all" if bases == 1 else f"made {bases} times, by the same recipe on other machines"
     return [
         "Scenes of nine coloured shapes in a 3 by 3 grid, 96 pixels, 9 patches; a caption tells of "
         f"{world.objects} of them (49 tokens), in an order that each seed draws. The language model ({sizes.layers} "
@@ -166,7 +185,7 @@ def setting(sizes: Sizes, result: Result) -> list[str]:
         "training (plain).",
         "",
         "A seed decides scenes, order of telling, untrained projector and order of samples; language model and tower "
-        "are the same for all. Arms of a seed share all of it, and take the same steps. On CPU cores "
+        f"are {shared}. Arms of a seed share all of it, and take the same steps. On CPU cores "
         f"({platform.machine()}), one thread a run; {versions}. Visual information: log p with the image minus log p "
         "with it masked out of attention, nats. Blind guessing gets 0 of the prior-breaking colours when it follows "
         "the prior, a fifth when it guesses among the other colours; its NLL is 1.61 at best.",

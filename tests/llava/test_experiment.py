@@ -187,6 +187,29 @@ def test_study_goes_on_where_it_stopped_and_the_report_is_written(
     assert "**worse**" not in text
 
 
+def test_report_tells_pre_trained_parts_of_several_machines_apart() -> None:
+    arms = settings.Arm(), settings.Arm("l2", 0.1)
+    results = {settings.Run(seed, arm, sizes=SIZES): {"base": f"machine {seed}"} for seed in (0, 1) for arm in arms}
+    results[settings.Run(0, world=settings.World(prior=0.5), sizes=SIZES)] = {"base": "another prior's"}
+    assert report.bases_of(results) == 2
+    results[settings.Run(0, arms[1], sizes=SIZES)] = {"base": "machine 1"}
+    with pytest.raises(ValueError, match="seed0 started from different language models"):
+        report.bases_of(results)
+
+
+def test_pictures_are_given_to_the_tower_as_resizing_would(setup: prepare.Setup) -> None:
+    from transformers import CLIPImageProcessor
+
+    from llava_vista.demo.render import render
+
+    as_is = CLIPImageProcessor.from_pretrained(setup.vision_tower)
+    assert not as_is.do_resize
+    assert not as_is.do_center_crop
+    picture = render(world.make_scenes(settings.World(), 1, 0, "test")[0], prepare.IMAGE_SIZE)
+    resized = as_is(picture, do_resize=True, do_center_crop=True)["pixel_values"][0]
+    assert (as_is(picture)["pixel_values"][0] == resized).all()
+
+
 class _Here:
     """A pool that works in this process."""
 
