@@ -6,100 +6,119 @@ the embeddings piece by piece, the backward writes their gradient piece by piece
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import einsum
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .precision import wide
+
 _EPS = 1e-8
-# Elements of a float32 piece: on a CPU what stays in one core's cache, on a GPU what fills the device.
-_PIECE_CORE, _PIECE_GPU = 1 << 16, 1 << 23
-
-# Samples and positions. Positions are a tensor where rows without a weight are left out, a slice where they are not.
-Piece = tuple[slice, slice | Tensor]
+# Elements of a float32 piece: on a CPU what stays in a core's cache, elsewhere what fills the device.
+_PIECE_CORE, _PIECE_DEVICE = 1 << 17, 1 << 23
 
 
-def _gathered(used: Tensor, width: int) -> Iterator[Piece]:
-    """The used rows of (B, L, d), each piece of one sample. Finding them would cost a GPU a synchronisation."""
-    step = max(1, torch.get_num_threads() * _PIECE_CORE // width)
-    for sample in range(used.shape[0]):
-        for positions in torch.nonzero(used[sample]).flatten().split(step):
-            yield slice(sample, sample + 1), positions
+class _Piece(NamedTuple):
+    """A part (b, l) of (B, L): some whole samples, or some positions of one.
+
+    rows: "all" of them have a weight, "none", or "some" (also where finding out would be a host sync).
+    """
+
+    at: tuple[slice, slice]
+    rows: str
 
 
-def _sliced(used: Tensor, width: int) -> Iterator[Piece]:
-    """All rows of (B, L, d), each piece a part of every sample."""
+def _cut(used: Tensor, width: int) -> list[_Piece]:
+    """Cut (B, L, width), whose rows ``used`` (B, L) have a weight, into pieces, none larger than the first."""
     batch, length = used.shape
-    step = max(1, _PIECE_GPU // (batch * width))
-    for start in range(0, length, step):
-        yield slice(None), slice(start, start + step)
+    host = used.device.type == "cpu"
+    rows = max(1, (torch.get_num_threads() * _PIECE_CORE if host else _PIECE_DEVICE) // max(1, width))
+    samples, positions = max(1, rows // max(1, length)), min(rows, max(1, length))
+    pieces = []
+    flags = used.tolist() if host else None
+    for first in range(0, batch, samples):
+        for start in range(0, length, positions):
+            at = slice(first, min(first + samples, batch)), slice(start, min(start + positions, length))
+            state = "some"
+            if flags is not None:
+                found = {flag for row in flags[at[0]] for flag in row[at[1]]}
+                state = "some" if len(found) == 2 else "all" if True in found else "none"
+            pieces.append(_Piece(at, state))
+    return pieces
 
 
-def _pieces(used: Tensor, width: int) -> Iterator[Piece]:
-    """Cut (B, L, d) into pieces of bounded size that hold at least the rows used (B, L)."""
-    return (_gathered if used.device.type == "cpu" else _sliced)(used, width)
+def _memory(x: Tensor, pieces: list[_Piece]) -> Tensor:
+    """Float32 memory for a piece (b, l, d) of x. Kept over the pieces: a fresh one has to be mapped page by page."""
+    return torch.empty_like(x[pieces[0].at] if pieces else x[:0], dtype=torch.float32)
 
 
-def _rows(x: Tensor, used: Tensor, piece: Piece) -> Tensor:
-    """A float32 copy of a piece (b, l, d). Rows without a weight are left out or zero, even where they hold NaN."""
-    samples, positions = piece
-    if isinstance(positions, Tensor):
-        return x[samples].index_select(1, positions).float()
-    return torch.where(used[piece][..., None], x[piece].float(), 0.0)
+def _read(x: Tensor, used: Tensor, piece: _Piece, memory: Tensor) -> Tensor:
+    """A float32 copy (b, l, d) of a piece, in ``memory``; zeros in rows without a weight, even where they hold NaN."""
+    part = x[piece.at]
+    rows = memory[: part.shape[0], : part.shape[1]].copy_(part)
+    return rows if piece.rows == "all" else rows.masked_fill_(~used[piece.at][..., None], 0.0)
 
 
 class _WeightedBag(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, unit: bool) -> tuple[Tensor, Tensor]:
-        by_sample = weights.permute(1, 0, 2).contiguous()  # (B, K, L)
-        used = (by_sample != 0).any(dim=1)  # (B, L)
-        vector = x.new_zeros((*by_sample.shape[:2], x.shape[-1]), dtype=torch.float32)  # (B, K, d)
-        square = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device)  # (B, L)
-        for piece in _pieces(used, x.shape[-1]):
-            samples, positions = piece
-            rows = _rows(x, used, piece)
-            square[piece] = rows.square().sum(-1)  # `vector_norm` loses a digit in float32 on a CPU
-            scale = by_sample[samples, :, positions]  # (b, K, l)
+    def forward(ctx: Any, x: Tensor, weights: Tensor, unit: bool) -> tuple[Tensor, ...]:
+        weights = weights.permute(1, 0, 2).contiguous()  # (B, K, L)
+        used = (weights != 0).any(dim=1)  # (B, L)
+        vector = x.new_zeros((*weights.shape[:2], x.shape[-1]), dtype=torch.float32)  # (B, K, d)
+        square = vector.new_zeros(used.shape)  # (B, L)
+        pieces = _cut(used, x.shape[-1])
+        memory, scratch = _memory(x, pieces), _memory(x, pieces)
+        for piece in pieces:
+            if piece.rows == "none":
+                continue
+            samples, positions = piece.at
+            rows = _read(x, used, piece, memory)
+            # `vector_norm` loses a digit in float32 on a CPU
+            products = torch.mul(rows, rows, out=scratch[: rows.shape[0], : rows.shape[1]])
+            length2 = torch.sum(products, dim=-1, out=square[piece.at])  # (b, l)
+            scale = weights[samples, :, positions]  # (b, K, l)
             if unit:
-                scale = scale / square[piece].sqrt().clamp(min=_EPS)[:, None]
+                scale = scale / length2.sqrt().clamp(min=_EPS)[:, None]
             vector[samples].baddbmm_(scale, rows)
-        ctx.unit = unit
-        ctx.save_for_backward(x, by_sample, used, square)
+        ctx.unit, ctx.pieces = unit, pieces
+        ctx.save_for_backward(x, weights[:, 0], used, square)
         if unit:
             square = square / square.clamp(min=_EPS**2)
-        return vector.transpose(0, 1), einsum(by_sample, square, "b k l, b l -> k b")
+        squares = einsum(wide(weights), wide(square), "b k l, b l -> b k")
+        outputs = vector[:, 0], squares[:, 0], vector[:, 1:], squares[:, 1:]
+        ctx.mark_non_differentiable(*outputs[2:])
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_vector: Tensor, grad_square: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of x, with g and h those of vector and square, and pull_l = sum_k w_kl g_k.
+    def backward(ctx: Any, pull: Tensor, grad_square: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of x, with g and h those of the first set's vector and square.
 
-        Row l gets pull_l + 2 (sum_k w_kl h_k) x_l. For unit vectors, whose square is constant, it gets
-        (pull_l - (pull_l . x_l) x_l / |x_l|^2) / |x_l|.
+        Row l gets w_l (g + 2 h x_l). For unit vectors, whose square is constant, it gets
+        w_l / |x_l| (g - (g . x_l) / |x_l|^2 x_l).
         """
-        x, by_sample, used, square = ctx.saved_tensors
-        grad = torch.zeros_like(x)
+        x, weight, used, square = ctx.saved_tensors
+        grad = torch.empty_like(x)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            pull = grad_vector.transpose(0, 1).float()  # (B, K, d)
-            factor = 2 * einsum(by_sample, grad_square.float(), "b k l, k b -> b l")  # (B, L)
-            scale = by_sample  # (B, K, L)
+            pull = pull.float()[:, None]  # (B, 1, d)
+            own = (2 * grad_square.float())[:, None].expand_as(weight)  # (B, L)
             if ctx.unit:
-                length = square.sqrt().clamp(min=_EPS)
-                scale = by_sample / length[:, None]
-            for piece in _pieces(used, x.shape[-1]):
-                samples, positions = piece
-                rows = _rows(x, used, piece)
-                weight = scale[samples, :, positions]  # (b, K, l)
+                weight = weight / square.sqrt().clamp(min=_EPS)
+            memory = _memory(x, ctx.pieces)
+            for piece in ctx.pieces:
+                if piece.rows == "none":
+                    grad[piece.at] = 0
+                    continue
+                samples = piece.at[0]
+                rows = _read(x, used, piece, memory)
+                factor = own[piece.at][..., None]  # (b, l, 1)
                 if ctx.unit:
-                    along = torch.bmm(pull[samples], rows.transpose(1, 2))  # (b, K, l)
-                    own = -(weight * along).sum(1) / length[piece].square()
-                else:
-                    own = factor[piece]
-                rows.mul_(own[..., None]).baddbmm_(weight.transpose(1, 2), pull[samples])
-                grad[piece] = rows.to(x.dtype)
+                    along = torch.bmm(rows, pull[samples].transpose(1, 2))  # (b, l, 1)
+                    factor = -along / square[piece.at].clamp(min=_EPS**2)[..., None]
+                torch.addcmul(pull[samples], rows, factor, out=rows).mul_(weight[piece.at][..., None])
+                grad[piece.at] = rows
         return grad, None, None
 
 
@@ -112,8 +131,9 @@ def weighted_bag(x: Tensor, weights: Tensor, *, unit: bool) -> tuple[Tensor, Ten
         unit: sum x/|x| instead of x.
 
     Returns:
-        vector (K, B, d) = sum_l w_l x_l and square (K, B) = sum_l w_l |x_l|^2, float32.
+        vector (K, B, d) = sum_l w_l x_l, float32, and square (K, B) = sum_l w_l |x_l|^2, `wide`. Only the first set's
+        carry a gradient.
     """
     with torch.autocast(device_type=x.device.type, enabled=False):
-        vector, square = _WeightedBag.apply(x, weights, unit)
-    return vector, square
+        first, square, others, squares = _WeightedBag.apply(x, weights, unit)
+    return torch.cat([first[:, None], others], dim=1).transpose(0, 1), torch.cat([square[:, None], squares], dim=1).T

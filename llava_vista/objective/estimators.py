@@ -15,16 +15,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..config import ESTIMATORS
+from .precision import wide
 
 
 @dataclass(frozen=True)
 class TextBag:
-    """Each sample's text, summed with weights w_t. All float32.
+    """Each sample's text, summed with weights w_t.
 
     Args:
-        vector: (B, d) sum_t w_t x_t, or sum_t w_t x_t/|x_t| for an estimator with ``unit_text``.
-        square_norm: (B,) sum_t w_t |x_t|^2, of the same vectors.
-        weight: (B,) sum_t w_t.
+        vector: (B, d) float32, sum_t w_t x_t, or sum_t w_t x_t/|x_t| for an estimator with ``unit_text``.
+        square_norm: (B,) sum_t w_t |x_t|^2, of the same vectors; float64 where the device has it, else float32.
+        weight: (B,) sum_t w_t, as square_norm.
         valid: (B,) bool, the samples that have both an image and text in scope; the others' rows are zero.
     """
 
@@ -73,10 +74,13 @@ def l2(anchors: Tensor, bag: TextBag) -> Tensor:
     """I = -mean_d (S_n - x_t)^2, the published default; expanded so that only the bag is needed.
 
     sum_t w_t |S - x_t|^2 = (sum_t w_t)|S|^2 - 2 S.(sum_t w_t x_t) + sum_t w_t |x_t|^2
+
+    The three partly cancel, so they meet in `wide` precision: then the result is as good as that of the differences.
     """
-    cross = einsum(anchors, bag.vector, "b d, b d -> b")
-    square = bag.weight * reduce(anchors.square(), "b d -> b", "sum")
-    return -(square - 2 * cross + bag.square_norm) / anchors.shape[-1]
+    anchors, vector = wide(anchors), wide(bag.vector)
+    cross = einsum(anchors, vector, "b d, b d -> b")
+    square = wide(bag.weight) * reduce(anchors.square(), "b d -> b", "sum")
+    return -(square - 2 * cross + wide(bag.square_norm)) / anchors.shape[-1]
 
 
 @register_estimator("cosine", unit_text=True)
@@ -120,7 +124,7 @@ def infonce(anchors: Tensor, bag: TextBag, temperature: float) -> Tensor:
         rows = torch.where(valid[:, None], rows, torch.zeros_like(rows))
         return normalize((rows - rows.sum(dim=0) / count) * valid[:, None], dim=-1, eps=1e-8)
 
-    text = bag.vector / bag.weight.clamp(min=1e-8)[:, None]  # (B, d)
+    text = bag.vector / bag.weight.float().clamp(min=1e-8)[:, None]  # (B, d)
     scores = einsum(directions(anchors), directions(text), "i d, j d -> i j") / temperature
     with torch.no_grad():
         itself = torch.eye(len(valid), dtype=torch.bool, device=valid.device)

@@ -13,6 +13,7 @@ from ..layout import SequenceLayout
 from .bag import weighted_bag
 from .estimators import TextBag
 from .join import RankJoin
+from .precision import wide
 
 
 class AlignmentTerms(NamedTuple):
@@ -66,7 +67,8 @@ def _shared(x: Tensor, layout: SequenceLayout) -> Tensor:
 class Text(NamedTuple):
     """What the alignment needs of the embeddings: nothing of size (B, L, d).
 
-    vector (2, B, d), square (2, B), weight (2, B): the text bag, weighted as the loss and as the plain mean. float32.
+    vector (2, B, d), square (2, B), weight (2, B): the text bag, weighted as the loss and as the plain mean; dtypes as
+        in `TextBag`. Only the first of each has a gradient.
     valid: (B,) bool, samples with both an image and text in scope.
     opened: scalar, becomes 0 when a loss that is not finite is skipped.
     """
@@ -139,7 +141,7 @@ class AlignmentHead(nn.Module):
             counted = text & valid[:, None]
             weights = torch.stack([self.weighting(t, m) / m, (1 / m).expand_as(t)]) * counted  # (2, B, L)
             vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text)
-            return Text(vector, square, weights.sum(dim=-1), valid, opened)
+            return Text(vector, square, wide(weights).sum(dim=-1), valid, opened)
 
     def anchor(self, last_hidden_state: Tensor, layout: SequenceLayout, text: Text) -> Tensor:
         """S_n of each sample, float32 (B, d); zero, with no gradient, for samples that are not aligned.
@@ -169,7 +171,7 @@ class AlignmentHead(nn.Module):
         """Anchors and text of a batch without images: zeros, connected to the graph by hidden (B, L, d)."""
         batch, _, width = hidden.shape
         zeros = torch.zeros((2, batch, width), device=hidden.device)
-        none = torch.zeros((2, batch), device=hidden.device)
+        none = wide(torch.zeros((2, batch), device=hidden.device))
         opened = torch.ones((), device=hidden.device)
         anchors = zeros[0] + hidden[..., :0].float().sum()
         return anchors, Text(zeros, none, none, torch.zeros(batch, dtype=torch.bool, device=hidden.device), opened)
@@ -186,12 +188,12 @@ class AlignmentHead(nn.Module):
                 anchors, joined = self._joined(anchors, text)
             counted = joined.valid.sum().clamp(min=1)
             bag = TextBag(joined.vector[0], joined.square[0], joined.weight[0], joined.valid)
-            loss = -self.estimator.information(anchors, bag, **self._options).sum() / counted
+            loss = (-self.estimator.information(anchors, bag, **self._options).sum() / counted).float()
             if ranks > 1:  # each holds the value of all samples and the gradient of its own; these will be averaged
                 loss = loss.detach() + ranks * (loss - loss.detach())
             with torch.no_grad():
                 plain = TextBag(joined.vector[1], joined.square[1], joined.weight[1], joined.valid)
-                similarity = self.estimator.information(anchors, plain, **self._options).sum() / counted
+                similarity = (self.estimator.information(anchors, plain, **self._options).sum() / counted).float()
             finite = torch.isfinite(loss.detach()).float()
             if self.config.on_nonfinite == "skip":
                 text.opened.copy_(finite)
@@ -201,8 +203,8 @@ class AlignmentHead(nn.Module):
 
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""
-        columns = [anchors, *text.vector, *text.square[..., None], *text.weight[..., None], text.valid[:, None].float()]
-        rows, _ = self._join(torch.cat(columns, dim=1))  # (B, 3 d + 5) of all ranks
+        columns = [anchors, *text.vector, *text.square[..., None], *text.weight[..., None], text.valid[:, None]]
+        rows, _ = self._join(torch.cat([column.float() for column in columns], dim=1))  # (B, 3 d + 5) of all ranks
         width = anchors.shape[1]
         anchors, first, second, rest = rows.split([width, width, width, 5], dim=1)
         square, weight = rest[:, 0:2].T, rest[:, 2:4].T

@@ -114,17 +114,21 @@ def measure(shape: tuple[int, int, int], dtype: str, trained: bool, method: str,
     }
 
 
-def accuracy(method: str, device: str, seeds: int) -> dict[str, Any]:
-    """Mean relative error of the value against float64, from the same bfloat16 inputs."""
-    errors: dict[str, list[float]] = {"ours": [], "published": [], "published_in_bfloat16": []}
+def accuracy(
+    method: str, device: str, seeds: int, shape: tuple[int, int, int] = (2, 512, 1024), scale: float = 1.0
+) -> dict[str, Any]:
+    """Mean relative error of the value against float64, from the same bfloat16 inputs, embeddings times ``scale``."""
+    errors: dict[str, list[float]] = {"ours": [], "published": [], "published_in_bfloat16": [], "rounding": []}
     for seed in range(seeds):
         torch.manual_seed(seed)
-        case = make_case((2, 512, 1024), torch.bfloat16, device, trained=False, spans=one_image(512))
+        case = make_case(shape, torch.bfloat16, device, trained=False, spans=one_image(shape[1]))
+        case = case._replace(inputs_embeds=case.inputs_embeds * scale)
         exact = exact_value(case, method).item()
         for name, value in {
             "ours": case.ours(method),
             "published": case.published(method),
             "published_in_bfloat16": in_bfloat16(case, method),
+            "rounding": torch.tensor(exact),  # the least that a float32 result can have
         }.items():
             errors[name].append(abs(value.item() - exact) / abs(exact))
     return {"method": method, "seeds": seeds, **{name: sum(values) / seeds for name, values in errors.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -177,18 +178,38 @@ def test_garbage_in_an_unaligned_sample_harms_nobody() -> None:
     assert hidden.grad.isfinite().all()
 
 
-@pytest.fixture(params=["gathered", "sliced"])
+@pytest.fixture(params=["known", "unknown"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of reading the embeddings, a CPU's and a GPU's, in many pieces."""
-    monkeypatch.setattr(bag, "_PIECE_CORE", 400)
-    monkeypatch.setattr(bag, "_PIECE_GPU", 1000)
-    if request.param == "sliced":
-        monkeypatch.setattr(bag, "_gathered", bag._sliced)
+    """In many pieces, of which it is known which rows count (as on a CPU) or not (as elsewhere)."""
+    cut = bag._cut
+    monkeypatch.setattr(bag, "_PIECE_CORE", 100)
+    if request.param == "unknown":
+        monkeypatch.setattr(bag, "_cut", lambda *given: [piece._replace(rows="some") for piece in cut(*given)])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_both_ways_of_reading_equal_a_literal_loop(method: str, reading: None) -> None:
-    test_values_and_gradients_equal_a_literal_loop(3, 47, 17, method, "linear", "all")
+@pytest.mark.parametrize(("batch", "length", "width"), [(3, 47, 17), (1, 1, 300), (50, 2, 9), (7, 4, 5)])
+def test_both_ways_of_reading_equal_a_literal_loop(
+    batch: int, length: int, width: int, method: str, reading: None
+) -> None:
+    test_values_and_gradients_equal_a_literal_loop(batch, length, width, method, "linear", "all")
+
+
+def test_pieces_cover_everything_once_and_say_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bag, "_PIECE_CORE", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    used = torch.zeros(5, 30, dtype=torch.bool)
+    used[0], used[1, 11:], used[2, 3] = True, True, True
+    for width, count in ((1, 2), (9, 15), (10, 15), (1000, 150)):  # 3 samples each; 11, 10 and 1 positions each
+        seen = torch.zeros(used.shape, dtype=torch.int)
+        pieces = bag._cut(used, width)
+        for piece in pieces:
+            rows = used[piece.at]
+            seen[piece.at] += 1
+            assert rows.numel() <= used[pieces[0].at].numel() <= max(1, 100 // width)
+            assert piece.rows == ("all" if rows.all() else "some" if rows.any() else "none")
+        assert (seen == 1).all()
+        assert len(pieces) == count
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -245,6 +266,23 @@ def test_skip_changes_nothing_while_all_is_finite() -> None:
         results.append((embeds.grad, hidden.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+@pytest.mark.parametrize("method", ["l2", "cosine", "infonce"])
+def test_nothing_is_read_on_the_host_but_a_cpus_tensors(
+    method: str, on_nonfinite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors without data stand in for a GPU's: whatever would wait for a value raises."""
+    monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # knows no such device
+    embeds, hidden = (torch.randn(3, 40, 16, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(2))
+    text = torch.zeros(3, 40, dtype=torch.bool, device="meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool(text.any())
+    head = AlignmentHead(VistaConfig(method=method, on_nonfinite=on_nonfinite))
+    head(embeds, hidden, SequenceLayout(text, ~text)).loss.backward()
+    for tensor in (embeds, hidden):
+        assert (tensor.grad.shape, tensor.grad.dtype) == (tensor.shape, tensor.dtype)
 
 
 def test_frozen_embeddings_get_no_gradient() -> None:

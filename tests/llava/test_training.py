@@ -247,7 +247,8 @@ def test_no_host_sync_between_logs(tower_path, tmp_path, monkeypatch) -> None:
     import llava_vista
 
     root = str(Path(llava_vista.__file__).parent)
-    allowed = {"_collect", "check_order"}  # the log itself, and the check of the very first batch
+    # The log itself, the check of the very first batch, and what a CPU's tensors alone are asked (objective/bag.py).
+    allowed = {"_collect", "check_order", "_cut"}
     calls: list[str] = []
 
     def guarded(name):
