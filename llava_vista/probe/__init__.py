@@ -52,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=int, default=128, metavar="T", help="length of the model's own answers (default 128)"
     )
     parser.add_argument("--base", type=Path, metavar="DIR", help="language model of a projector or LoRA checkpoint")
-    parser.add_argument("--template", help="LLaVA's conversation template (default: v1; plain for a stage-1 projector)")
+    parser.add_argument(
+        "--template",
+        help="conversation template of the host (default: what its family is tuned with; plain for stage 1)",
+    )
     parser.add_argument("--tower", metavar="NAME", help="timm model to compare neighbourhoods with, not the own tower")
     parser.add_argument("--names", nargs="+", help="what to call the checkpoints in the figure")
     parser.add_argument("--device", help="as torch names it (default: cuda if there is one, else cpu)")

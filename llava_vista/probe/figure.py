@@ -127,6 +127,7 @@ def _curve(axis: Any, items: Sequence[_Item]) -> None:
     )
     axis.set_xlabel(f"answer token t (band: 95%, samples resampled; where ≥ {REACHED:.0%} of the samples reach)")
     axis.set_ylabel("visual information (nats per token)")
+    _whole_ticks(axis)
     bottom, top = axis.get_ylim()
     lines = -(-len(items) // 2)
     axis.set_ylim(bottom, top + (top - bottom) * 0.09 * lines)  # the legend has room above the curves
@@ -160,7 +161,8 @@ def _means(axis: Any, items: Sequence[_Item]) -> None:
     axis.set_xlabel("nats per token (bars: 95%)")
 
 
-def _layer_ticks(axis: Any) -> None:
+def _whole_ticks(axis: Any) -> None:
+    """Positions and layers are counted: no 2.5th."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -173,7 +175,7 @@ def _attention_by_layer(axis: Any, items: Sequence[_Item]) -> None:
     axis.set_xlabel("decoder layer (mean over text after the image)")
     axis.set_ylabel("% of attention")
     axis.set_ylim(bottom=0)
-    _layer_ticks(axis)
+    _whole_ticks(axis)
     _per_image_token(axis, items)
 
 
@@ -184,6 +186,7 @@ def _attention_by_position(axis: Any, items: Sequence[_Item]) -> None:
     axis.set_xlabel("text token t (mean over layers)")
     axis.set_ylabel("% of attention")
     axis.set_ylim(bottom=0)
+    _whole_ticks(axis)
     _per_image_token(axis, items)
 
 
@@ -217,7 +220,7 @@ def _neighbours(axis: Any, items: Sequence[_Item]) -> None:
     axis.set_xlabel("after decoder layer (0: its input)")
     axis.set_ylabel("share of neighbours in common")
     axis.set_ylim(bottom=0)
-    _layer_ticks(axis)
+    _whole_ticks(axis)
 
 
 _CURVE_KEYS = (("mean", "value"), ("low", "low"), ("high", "high"), ("n", "n"))
@@ -230,6 +233,7 @@ def _alignment(name: str, title: str, label: str) -> Callable[[Any, Sequence[_It
         axis.set_title(title)
         axis.set_xlabel("text token t")
         axis.set_ylabel(label)
+        _whole_ticks(axis)
 
     return panel
 

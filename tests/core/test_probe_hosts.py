@@ -67,6 +67,7 @@ def checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         (LLAVA, config("LlamaForCausalLM", "llava_llama", **TOWER), "llava"),  # a stage-1 folder
         (VIRAL, config("LlavaQwen2ForCausalLM", "llava_qwen2", **TOWER), "llava"),
         (NEXT, LLAMA, "llava-next"),
+        (NEXT, {**LLAMA, "image_aspect_ratio": "anyres_max_9"}, "llava-next"),
         (NEXT, config("LlavaQwenForCausalLM", "qwen2", **TOWER), "llava-next"),  # what its training writes
         (VILA, config("LlavaLlamaModel", "llava_llama", llm_cfg={}), "vila"),
         (MOE, config("LlavaPhiForCausalLM", "llava_phi", **IMAGE_TOWER), "moellava"),
@@ -94,6 +95,7 @@ def test_the_code_that_is_here_decides(checkouts, packages, found, host) -> None
         (VILA, LLAMA, ["has model/language_model/llava_topdown_llama.py", "not that of haotian-liu/LLaVA"]),
         (LLAVA, config("LlavaQwenForCausalLM", "qwen2", **TOWER), ["no model/language_model/llava_qwen.py", "NeXT"]),
         (LLAVA, config("LlavaLlamaModel", "llava_llama"), ["not that of NVlabs/VILA"]),
+        (LLAVA, {**LLAMA, "image_aspect_ratio": "anyres_max_9"}, ["'anyres_max_9', which haotian-liu/LLaVA", "NeXT"]),
         ({}, config("BunnyPhiForCausalLM", "bunny-phi", **TOWER), ["`bunny` of BAAI-DCAI/Bunny is not importable"]),
         (
             {"bunny": [f"{MODELS}/bunny_phi.py"]},

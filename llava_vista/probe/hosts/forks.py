@@ -22,6 +22,7 @@ class LlavaHost(LlavaLikeHost):
         "llava_qwen2": Kind("llava_qwen2.LlavaQwen2ForCausalLM", "qwen_2"),  # VIRAL
     }
     lacks = ("model/language_model/llava_qwen.py", "model/language_model/llava_topdown_llama.py")  # LLaVA-NeXT, VILA
+    aspects = ("square", "pad", "anyres")
     merges_first = True
     own_losses = ("vra_loss", "diffusion_loss")
 
@@ -39,6 +40,7 @@ class LlavaNextHost(LlavaLikeHost):
         "llava_mixtral": Kind("llava_mixtral.LlavaMixtralForCausalLM", "mistral_instruct", fast=True),
     }
     holds = ("model/language_model/llava_qwen.py",)
+    aspects = None
     merges_first = True
 
 

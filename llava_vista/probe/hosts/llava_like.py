@@ -67,6 +67,8 @@ class LlavaLikeHost(ProbeHost):
     utilities: ClassVar[str] = "mm_utils"
     #: The vision tower's attribute, got by ``model.get_<tower>()`` and named ``mm_<tower>`` in config.json.
     tower: ClassVar[str] = "vision_tower"
+    #: Values of ``image_aspect_ratio`` that its `process_images` knows; it takes others for "square". None: any.
+    aspects: ClassVar[tuple[str, ...] | None] = ("square", "pad")
     #: Merge first, then run the model on embeddings without labels, as `generate` does. Hosts whose forward computes a
     #: loss of its own from labels (CAL, VIRAL) cannot do that in evaluation mode.
     merges_first: ClassVar[bool] = False
@@ -89,6 +91,9 @@ class LlavaLikeHost(ProbeHost):
     def missing(self, config: dict[str, Any]) -> str | None:
         kind = self.kind(config)
         own = () if kind is None else (kind.file,)
+        aspect = config.get("image_aspect_ratio") or "square"
+        if self.aspects is not None and aspect not in self.aspects:
+            return f"the checkpoint has image_aspect_ratio {aspect!r}, which {self.repository} does not know"
         return lacking(self.repository, self.package, (*self.holds, *own), self.lacks)
 
     def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> LlavaLikeSubject:
@@ -209,10 +214,11 @@ class LlavaLikeSubject(PlaceholderSubject):
     def generate(self, ids: Tensor, pictures: dict[str, Any], **options: Any) -> Tensor:
         """The ids of the answer alone."""
         output: Tensor = self.model.generate(ids.clone(), **pictures, **options)[0]  # type: ignore[operator]
-        # A `generate` of the host's own merges first and returns what is new (after BOS, up to transformers 4.37);
-        # transformers' returns the prompt, too.
-        old = int(output[:1].eq(self.tokenizer.bos_token_id or -1).sum()) if "images" in self._generate else ids.shape[1]
-        return output[old:]
+        if "images" not in self._generate:
+            return output[ids.shape[1] :]  # transformers' own returns the prompt, too
+        # A host's own merges first and returns what is new: up to transformers 4.37 with BOS in front.
+        begin = self.tokenizer.bos_token_id
+        return output[1:] if begin is not None and output[:1].tolist() == [begin] else output
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
         images = batch["images"]
