@@ -222,14 +222,15 @@ def check_record(folder: Path, layers: int) -> str:
 def main() -> int:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     checkpoints = [Path(path) for path in settings["checkpoints"]]
-    output, template = Path(settings["output"]), settings["template"]
-    words = ["probe", *map(str, checkpoints), "--data", settings["data"], "--images", settings["images"],
-             "--output", str(output), *(["--template", template] if template else [])]  # fmt: skip
+    output, template, base = Path(settings["output"]), settings["template"], settings["base"]
+    words = ["probe", *map(str, checkpoints), "--data", settings["data"], "--images", settings["images"]]
+    options = {"output": str(output), "template": template, "base": base}
+    words += [word for name, value in options.items() if value for word in (f"--{name}", value)]
     try:
         if command(words):
             raise Failed(f"llava-vista {' '.join(words)} did not end well, see above")
-        options = LoadOptions(None, template, torch.device("cpu"), torch.float32)
-        subject = load_subject(checkpoints[1], options)[1]
+        how = LoadOptions(Path(base) if base else None, template, torch.device("cpu"), torch.float32)
+        subject = load_subject(checkpoints[1], how)[1]
         samples = load_samples(Path(settings["data"]), Path(settings["images"]), 1000, 0).chosen
         encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
         told = [

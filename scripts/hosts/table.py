@@ -37,6 +37,9 @@ MOE_FLAGS = (
     "--image_tower {relative_tower} --version phi --image_projector_type mlp2x_gelu --mm_vision_select_layer -2 "
     "--mm_use_im_start_end False --mm_use_im_patch_token False --image_aspect_ratio pad"
 )
+BUNNY_FLAGS = (
+    "--vision_tower {tower} --model_type phi-2 --version bunny --mm_projector_type mlp2x_gelu --image_aspect_ratio pad"
+)
 TINYLLAVA_FLAGS = (
     "--vision_tower {tower} --is_multimodal True --connector_type mlp2x_gelu --mm_vision_select_layer -2 "
     "--image_aspect_ratio square --training_recipe common --tune_type_llm full --tune_type_vision_tower frozen "
@@ -60,6 +63,7 @@ class Host:
         fixes: by name, see scratch_site.py: what is worked around outside of the host, and said in the output.
         config: keys that are added to a copy of the language model's config.json, ``{config}`` in the flags.
         template: the conversation template for the probe, where its own default is another.
+        adds_to_base: what is saved is only what was added to the language model (LoRA).
         variants: other flags (and kinds) to run the same host with.
     """
 
@@ -77,6 +81,7 @@ class Host:
     fixes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     template: str | None = None
+    adds_to_base: bool = False
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -97,6 +102,11 @@ HOSTS: dict[str, Host] = {
             "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama", "template": "llama"},
             "stablelm": {"llm": "stablelm", "flags": f"{TINYLLAVA_FLAGS} --conv_version phi"},
             "qwen2": {"llm": "qwen2", "flags": f"{TINYLLAVA_FLAGS} --conv_version qwen2_base"},
+            "lora": {
+                "flags": f"{TINYLLAVA_FLAGS} --conv_version phi".replace("recipe common", "recipe lora").replace(
+                    "llm full", "llm lora"
+                )
+            },
         },
     ),
     "LLaVA-NeXT": Host(
@@ -125,11 +135,9 @@ HOSTS: dict[str, Host] = {
         entry="bunny/train/train.py",
         llm="phi",
         tower="siglip",
-        flags=(
-            "--vision_tower {tower} --model_type phi-2 --version bunny --mm_projector_type mlp2x_gelu "
-            "--image_aspect_ratio pad"
-        ),
+        flags=BUNNY_FLAGS,
         placeholders=("timm", "torchvision", "xformers"),
+        variants={"lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "adds_to_base": True}},
     ),
     "MoE-LLaVA": Host(
         package="moellava",

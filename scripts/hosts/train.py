@@ -153,6 +153,7 @@ def probed(host: Host, checkout: Path, work: Path, paths: dict[str, str], output
                 "images": paths["images"],
                 "output": str(work / "probe"),
                 "template": host.template,
+                "base": paths["llm"] if host.adds_to_base else None,
                 "layers": parts.LAYERS,
             }
         ),

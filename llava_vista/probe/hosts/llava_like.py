@@ -168,13 +168,13 @@ class LlavaLikeSubject(PlaceholderSubject):
         self._generate = inspect.signature(model.generate).parameters  # type: ignore[arg-type]
 
     def run(self, batch: dict[str, Any]) -> Any:
-        batch = self.own_copy(batch)
         if not self.host.merges_first:
-            return self.model(**batch)
+            return super().run(batch)
+        batch = self.own_copy(batch)
         merge: Any = self.model.prepare_inputs_labels_for_multimodal
         wanted = {name: batch.get(name) for name in inspect.signature(merge).parameters}
         _, positions, mask, _, embeds, _ = merge(**wanted)
-        return self.model.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions)
+        return self.model.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, return_dict=True)
 
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
         if self.template == PLAIN and len(turns) != 1:

@@ -1,4 +1,8 @@
-"""MoE-LLaVA: dense language models, and the same with sparse experts, which are made when the model is made."""
+"""MoE-LLaVA: dense language models, and the same with sparse experts, which are made when the model is made.
+
+With experts a token's place may depend on the batch it is in: an expert takes as many tokens as its capacity allows
+(`eval_capacity_factor`), and the rest pass it by. Probe with ``--batch-size 1`` where that matters.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +52,7 @@ class MoeLlavaHost(LlavaLikeHost):
             comm.init_distributed("gloo", verbose=False)
         for module in experts:
             module.set_deepspeed_parallelism()
+        for module in model.modules():
+            if hasattr(module, "top2_2nd_expert_sampling"):
+                # DeepSpeed draws the second expert, in evaluation too: the same image twice would tell something.
+                module.top2_2nd_expert_sampling = False  # type: ignore[assignment]

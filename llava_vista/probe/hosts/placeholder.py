@@ -47,7 +47,7 @@ class PlaceholderSubject(Subject):
         return {**batch, "input_ids": batch["input_ids"].clone(), "labels": batch["labels"].clone()}
 
     def run(self, batch: dict[str, Any]) -> Any:
-        return self.model(**self.own_copy(batch))
+        return self.model(**self.own_copy(batch), return_dict=True)  # MoE-LLaVA saves that it returns tuples
 
     def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
         lengths = torch.tensor([len(item["input_ids"]) for item in encoded])
