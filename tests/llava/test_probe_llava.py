@@ -367,6 +367,7 @@ def test_a_stage_one_projector_needs_its_base(site, tmp_path, capsys) -> None:
     loaded = load_subject(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))[1]
     state = loaded.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())
+    assert type(loaded.model.model.layers[0].self_attn).__name__ == "LlamaAttention"  # the eager one
 
 
 def test_a_lora_checkpoint_is_merged_into_its_base(site, tmp_path, capsys) -> None:

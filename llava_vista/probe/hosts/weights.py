@@ -69,6 +69,8 @@ def from_base(cls: Any, checkpoint: Path, base: Path, how: dict[str, Any]) -> An
             f"{checkpoint} adds image tokens to the vocabulary of its base; merge it first with the host's own script "
             "(LLaVA: scripts/merge_lora_weights.py), and probe what that writes."
         )
+    if "attn_implementation" in how:  # transformers 4.37 overlooks it where it is given a configuration
+        config._attn_implementation = how["attn_implementation"]
     model = cls.from_pretrained(base, config=config, **how)
     file = checkpoint / (LORA_REST if lora else PROJECTOR_FILE)
     if not file.is_file():
