@@ -102,11 +102,6 @@ HOSTS: dict[str, Host] = {
             "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama", "template": "llama"},
             "stablelm": {"llm": "stablelm", "flags": f"{TINYLLAVA_FLAGS} --conv_version phi"},
             "qwen2": {"llm": "qwen2", "flags": f"{TINYLLAVA_FLAGS} --conv_version qwen2_base"},
-            "lora": {
-                "flags": f"{TINYLLAVA_FLAGS} --conv_version phi".replace("recipe common", "recipe lora").replace(
-                    "llm full", "llm lora"
-                )
-            },
         },
     ),
     "LLaVA-NeXT": Host(

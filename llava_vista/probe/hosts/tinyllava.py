@@ -35,7 +35,7 @@ _TEMPLATES = {
 
 @register_host("tinyllava")
 class TinyLlavaHost(ProbeHost):
-    """Also LoRA checkpoints, which bring their base along."""
+    """LoRA checkpoints bring their base along; none could be made to try it (its recipe fails on ``peft_config``)."""
 
     architectures = ("TinyLlavaForConditionalGeneration",)
     model_types = ("tinyllava",)
