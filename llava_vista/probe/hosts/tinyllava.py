@@ -126,7 +126,8 @@ def _from_parts(model: Any, checkpoint: Path) -> Any:
     """
     for folder, name in _PARTS.items():
         file, module = checkpoint / folder / _PART_FILE, model.get_submodule(name)
-        state = {key.replace(".base_layer", ""): value for key, value in torch.load(file, map_location="cpu").items()}
+        held = torch.load(file, map_location="cpu", weights_only=True)
+        state = {key.replace(".base_layer", ""): value for key, value in held.items()}
         parameters = {key for key, _ in module.named_parameters()}  # once each: a tied table is saved under one name
         missing, unexpected = module.load_state_dict(state, strict=False)
         wrong = [*unexpected, *(key for key in missing if key in parameters)]

@@ -75,7 +75,7 @@ def from_base(cls: Any, checkpoint: Path, base: Path, how: dict[str, Any]) -> An
     file = checkpoint / (LORA_REST if lora else PROJECTOR_FILE)
     if not file.is_file():
         raise ProbeError(f"{checkpoint} holds LoRA weights, but no {file.name} (the projector) beside them.")
-    added = torch.load(file, map_location="cpu")
+    added = torch.load(file, map_location="cpu", weights_only=True)
     added = {name.removeprefix("base_model.").replace("model.model.", "model.", 1): v for name, v in added.items()}
     unexpected = model.load_state_dict(added, strict=False).unexpected_keys
     if unexpected:
