@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +28,7 @@ from llava_vista import (
     vista_loss,
 )
 from llava_vista.config import ESTIMATORS, WEIGHTINGS
-from llava_vista.objective import AlignmentHead, bag
+from llava_vista.objective import AlignmentHead, backend, rows
 
 REFERENCE = Path(__file__).parent.parent / "data" / "objective_cases.npz"
 METHODS = ("l2", "cosine")
@@ -181,10 +186,56 @@ def test_garbage_in_an_unaligned_sample_harms_nobody() -> None:
 @pytest.fixture(params=["known", "unknown"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In many pieces, of which it is known which rows count (as on a CPU) or not (as elsewhere)."""
-    cut = bag._cut
-    monkeypatch.setattr(bag, "_PIECE_CORE", 100)
+    cut = rows._cut
+    monkeypatch.setattr(rows, "_PIECE_CORE", 100)
     if request.param == "unknown":
-        monkeypatch.setattr(bag, "_cut", lambda *given: [piece._replace(rows="some") for piece in cut(*given)])
+        monkeypatch.setattr(rows, "_cut", lambda *given: [piece._replace(rows="some") for piece in cut(*given)])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_triton_kernels_under_its_interpreter() -> None:
+    """In a process of its own, because the choice is made when Triton is imported."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join((str(here.parent), str(here)))}
+    result = subprocess.run(
+        [sys.executable, str(here / "triton_rows.py")], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.count("equal") == 4 + 4 + 2
+
+
+@pytest.mark.parametrize("wrong", ["sum_rows", "write_rows"])
+def test_kernels_that_give_something_else_are_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(result):
+        return (result[0] * 1.001, result[1]) if isinstance(result, tuple) else result + 0.01 * result.abs().max()
+
+    kernels = SimpleNamespace(sum_rows=rows.sum_rows, write_rows=rows.write_rows)
+    assert backend.agree(kernels, torch.device("cpu"), torch.bfloat16, 48)
+    function = getattr(rows, wrong)
+    setattr(kernels, wrong, lambda *given: spoil(function(*given)))
+    assert not backend.agree(kernels, torch.device("cpu"), torch.bfloat16, 48)
+
+
+def test_kernels_that_do_not_run_are_replaced_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given):
+        raise RuntimeError("no C compiler")
+
+    broken = SimpleNamespace(sum_rows=fail, write_rows=fail, WIDEST=100)
+    gpu = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, shape=(2, 3, 8), device=torch.device("cpu"))
+    gpu.stride, gpu.numel = lambda axis: 1, lambda: 48
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(backend.importlib, "import_module", lambda name: broken)
+    said: list[str] = []
+    monkeypatch.setattr(backend, "warn_once", said.append)
+    backend._tried.cache_clear()
+    assert backend.backend(gpu) is rows
+    assert "no C compiler" in said[0]
+    backend._tried.cache_clear()
+    broken.sum_rows, broken.write_rows = rows.sum_rows, rows.write_rows
+    assert backend.backend(gpu) is broken
+    monkeypatch.setenv("LLAVA_VISTA_TRITON", "0")
+    assert backend.backend(gpu) is rows
+    backend._tried.cache_clear()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,18 +247,18 @@ def test_both_ways_of_reading_equal_a_literal_loop(
 
 
 def test_pieces_cover_everything_once_and_say_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bag, "_PIECE_CORE", 100)
+    monkeypatch.setattr(rows, "_PIECE_CORE", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     used = torch.zeros(5, 30, dtype=torch.bool)
     used[0], used[1, 11:], used[2, 3] = True, True, True
     for width, count in ((1, 2), (9, 15), (10, 15), (1000, 150)):  # 3 samples each; 11, 10 and 1 positions each
         seen = torch.zeros(used.shape, dtype=torch.int)
-        pieces = bag._cut(used, width)
+        pieces = rows._cut(used, width)
         for piece in pieces:
-            rows = used[piece.at]
+            part = used[piece.at]
             seen[piece.at] += 1
-            assert rows.numel() <= used[pieces[0].at].numel() <= max(1, 100 // width)
-            assert piece.rows == ("all" if rows.all() else "some" if rows.any() else "none")
+            assert part.numel() <= used[pieces[0].at].numel() <= max(1, 100 // width)
+            assert piece.rows == ("all" if part.all() else "some" if part.any() else "none")
         assert (seen == 1).all()
         assert len(pieces) == count
 

@@ -247,7 +247,7 @@ def test_no_host_sync_between_logs(tower_path, tmp_path, monkeypatch) -> None:
     import llava_vista
 
     root = str(Path(llava_vista.__file__).parent)
-    # The log itself, the check of the very first batch, and what a CPU's tensors alone are asked (objective/bag.py).
+    # The log itself, the check of the very first batch, and what a CPU's tensors alone are asked (objective/rows.py).
     allowed = {"_collect", "check_order", "_cut"}
     calls: list[str] = []
 
