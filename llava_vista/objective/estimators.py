@@ -86,7 +86,7 @@ def l2(anchors: Tensor, bag: TextBag) -> Tensor:
 @register_estimator("cosine", unit_text=True)
 def cosine(anchors: Tensor, bag: TextBag) -> Tensor:
     """I = cos(S_n, x_t). Linear in x_t/|x_t|, so one dot product with the bag of unit vectors."""
-    return einsum(normalize(anchors, dim=-1, eps=1e-8), bag.vector, "b d, b d -> b")
+    return (normalize(anchors, dim=-1, eps=1e-8) * bag.vector).sum(dim=-1)
 
 
 #: Captions whose bags differ by less, relative to their length, are taken for equal.
@@ -125,7 +125,8 @@ def infonce(anchors: Tensor, bag: TextBag, temperature: float) -> Tensor:
         return normalize((rows - rows.sum(dim=0) / count) * valid[:, None], dim=-1, eps=1e-8)
 
     text = bag.vector / bag.weight.float().clamp(min=1e-8)[:, None]  # (B, d)
-    scores = einsum(directions(anchors), directions(text), "i d, j d -> i j") / temperature
+    # `wide`, because a GPU's matrix products are not float32's where the host allows TF32
+    scores = einsum(wide(directions(anchors)), wide(directions(text)), "i d, j d -> i j").float() / temperature
     with torch.no_grad():
         itself = torch.eye(len(valid), dtype=torch.bool, device=valid.device)
         distance = torch.cdist(text, text, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)

@@ -16,6 +16,10 @@ EPS = 1e-8
 _PIECE_CORE, _PIECE_DEVICE = 1 << 17, 1 << 23
 
 
+# Shorter runs of rows with a weight, or without, share a piece: a piece has a price, too.
+_SHORT = 8
+
+
 class _Piece(NamedTuple):
     """A part (b, l) of (B, L): some whole samples, or some positions of one.
 
@@ -27,34 +31,43 @@ class _Piece(NamedTuple):
 
 
 def _cut(used: Tensor, width: int) -> list[_Piece]:
-    """Cut (B, L, width), whose rows ``used`` (B, L) have a weight, into pieces, none larger than the first."""
+    """Cut (B, L, width), whose rows ``used`` (B, L) have a weight, into pieces."""
     batch, length = used.shape
     host = used.device.type == "cpu"
-    rows = max(1, (torch.get_num_threads() * _PIECE_CORE if host else _PIECE_DEVICE) // max(1, width))
-    samples, positions = max(1, rows // max(1, length)), min(rows, max(1, length))
+    largest = max(1, (torch.get_num_threads() * _PIECE_CORE if host else _PIECE_DEVICE) // max(1, width))
+    if length <= largest:
+        step = largest // max(1, length)
+        return [_Piece((slice(first, first + step), slice(0, length)), "some") for first in range(0, batch, step)]
     pieces = []
-    flags = used.tolist() if host else None
-    for first in range(0, batch, samples):
-        for start in range(0, length, positions):
-            at = slice(first, min(first + samples, batch)), slice(start, min(start + positions, length))
-            state = "some"
+    for sample, flags in enumerate(used.tolist() if host else batch * [None]):
+        start = 0
+        while start < length:
+            stop, state = min(start + largest, length), "some"
             if flags is not None:
-                found = {flag for row in flags[at[0]] for flag in row[at[1]]}
-                state = "some" if len(found) == 2 else "all" if True in found else "none"
-            pieces.append(_Piece(at, state))
+                run = next((at for at in range(start, length) if flags[at] != flags[start]), length)
+                if run - start >= _SHORT or run == length:
+                    stop, state = (min(stop, run), "all") if flags[start] else (run, "none")
+            pieces.append(_Piece((slice(sample, sample + 1), slice(start, stop)), state))
+            start = stop
     return pieces
 
 
 def _memory(x: Tensor, pieces: list[_Piece]) -> Tensor:
-    """Float32 memory for a piece (b, l, d) of x. Kept over the pieces: a fresh one has to be mapped page by page."""
-    return x.new_empty((x[pieces[0].at] if pieces else x).shape, dtype=torch.float32)
+    """Float32 memory for any piece to be read. Kept over the pieces: a fresh one has to be mapped page by page."""
+    most = max((x[piece.at].numel() for piece in pieces if piece.rows != "none"), default=0)
+    return torch.empty(most, dtype=torch.float32, device=x.device)
 
 
 def _read(x: Tensor, used: Tensor, piece: _Piece, memory: Tensor) -> Tensor:
     """A float32 copy (b, l, d) of a piece, in ``memory``; zeros in rows without a weight, even where they hold NaN."""
     part = x[piece.at]
-    rows = memory[: part.shape[0], : part.shape[1]].copy_(part)
+    rows = memory[: part.numel()].view(part.shape).copy_(part)
     return rows if piece.rows == "all" else rows.masked_fill_(~used[piece.at][..., None], 0.0)
+
+
+def _multiplies_exactly(device: torch.device) -> bool:
+    """Whether float32 matrix products are float32's: not on a GPU whose host allows TF32, as LLaVA's scripts do."""
+    return device.type == "cpu"
 
 
 def sum_rows(x: Tensor, weights: Tensor, used: Tensor, unit: bool) -> tuple[Tensor, Tensor]:
@@ -79,12 +92,16 @@ def sum_rows(x: Tensor, weights: Tensor, used: Tensor, unit: bool) -> tuple[Tens
         samples, positions = piece.at
         rows = _read(x, used, piece, memory)
         # `vector_norm` loses a digit in float32 on a CPU
-        products = torch.mul(rows, rows, out=scratch[: rows.shape[0], : rows.shape[1]])
+        products = torch.mul(rows, rows, out=scratch[: rows.numel()].view(rows.shape))
         length2 = torch.sum(products, dim=-1, out=square[piece.at])  # (b, l)
         scale = weights[samples, :, positions]  # (b, K, l)
         if unit:
             scale = scale / length2.sqrt().clamp(min=EPS)[:, None]
-        vector[samples].baddbmm_(scale, rows)
+        if _multiplies_exactly(x.device):
+            vector[samples].baddbmm_(scale, rows)
+        else:
+            for number in range(scale.shape[1]):
+                vector[samples, number] += torch.mul(rows, scale[:, number, :, None], out=products).sum(1)
     return vector, square
 
 
@@ -119,7 +136,10 @@ def write_rows(
         rows = _read(x, used, piece, memory)
         factor = factors[samples]
         if unit:
-            along = torch.bmm(rows, pull[samples].transpose(1, 2))  # (b, l, 1)
+            if _multiplies_exactly(x.device):
+                along = torch.bmm(rows, pull[samples].transpose(1, 2))  # (b, l, 1)
+            else:
+                along = (rows * pull[samples]).sum(-1, keepdim=True)
             factor = -along / square[piece.at].clamp(min=EPS**2)[..., None]
         torch.addcmul(pull[samples], rows, factor, out=rows).mul_(weight[piece.at][..., None])
         grad[piece.at] = rows

@@ -1,4 +1,4 @@
-"""The Triton kernels under Triton's interpreter, on a CPU: run by test_objective with TRITON_INTERPRET=1."""
+"""The Triton kernels under Triton's interpreter, on a CPU: run by test_triton with TRITON_INTERPRET=1."""
 
 from __future__ import annotations
 
