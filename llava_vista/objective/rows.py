@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
@@ -14,8 +16,6 @@ from torch import Tensor
 EPS = 1e-8
 # Elements of a float32 piece: on a CPU what stays in a core's cache, elsewhere what fills the device.
 _PIECE_CORE, _PIECE_DEVICE = 1 << 17, 1 << 23
-
-
 # Shorter runs of rows with a weight, or without, share a piece: a piece has a price, too.
 _SHORT = 8
 
@@ -30,6 +30,19 @@ class _Piece(NamedTuple):
     rows: str
 
 
+def _runs(flags: list[bool]) -> list[tuple[str, int, int]]:
+    """What, from where to where: a sample's runs of rows that all have a weight or all have none."""
+    runs: list[tuple[str, int, int]] = []
+    stop = 0
+    for flag, group in groupby(flags):
+        start, stop = stop, stop + sum(1 for _ in group)
+        what = "some" if stop - start < _SHORT else "all" if flag else "none"
+        if what == "some" and runs and runs[-1][0] == "some":
+            start = runs.pop()[1]
+        runs.append((what, start, stop))
+    return runs
+
+
 def _cut(used: Tensor, width: int) -> list[_Piece]:
     """Cut (B, L, width), whose rows ``used`` (B, L) have a weight, into pieces."""
     batch, length = used.shape
@@ -39,16 +52,12 @@ def _cut(used: Tensor, width: int) -> list[_Piece]:
         step = largest // max(1, length)
         return [_Piece((slice(first, first + step), slice(0, length)), "some") for first in range(0, batch, step)]
     pieces = []
-    for sample, flags in enumerate(used.tolist() if host else batch * [None]):
-        start = 0
-        while start < length:
-            stop, state = min(start + largest, length), "some"
-            if flags is not None:
-                run = next((at for at in range(start, length) if flags[at] != flags[start]), length)
-                if run - start >= _SHORT or run == length:
-                    stop, state = (min(stop, run), "all") if flags[start] else (run, "none")
-            pieces.append(_Piece((slice(sample, sample + 1), slice(start, stop)), state))
-            start = stop
+    for sample, flags in enumerate(used.tolist() if host else batch * [[]]):
+        for what, start, stop in _runs(flags) if host else [("some", 0, length)]:
+            rows = stop - start
+            count = 1 if what == "none" else math.ceil(rows / largest)
+            edges = [start + rows * number // count for number in range(count + 1)]
+            pieces += [_Piece((slice(sample, sample + 1), slice(*pair)), what) for pair in pairwise(edges)]
     return pieces
 
 

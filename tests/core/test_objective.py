@@ -238,7 +238,7 @@ def test_pieces_cover_everything_once_and_say_what_they_hold(monkeypatch: pytest
     used = torch.zeros(6, 30, dtype=torch.bool)
     used[0], used[1, 11:], used[2, 3], used[3, ::2] = True, True, True, True
     used[4, :9], used[4, 12] = True, True
-    # width 1: 3 samples each; 10: runs, at most 10 rows of them, short ones together; 1000: one row each or none
+    # 1: three samples each; 10: at most 10 rows of a run, short runs together; 1000: one row, or a run without weights
     for width, count in ((1, 2), (10, 3 + 3 + 2 + 3 + 3 + 1), (1000, 30 + 1 + 19)):
         seen = torch.zeros(used.shape, dtype=torch.int)
         pieces = rows._cut(used if width < 1000 else used[[0, 1]], width)
