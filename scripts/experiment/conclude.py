@@ -80,7 +80,8 @@ def conclusions(found: Mapping[str, Group]) -> list[str]:
             if name != BASELINE:
                 words = [verdict(BY_KEY[key], differences(BY_KEY[key], part)[name]) for key in (*SEEING, *HARM)]
                 rows.append([PATH_TITLES[path], name, *words])
-    lines += [f"- {power(part)}" for part in found.values() if len(part[BASELINE]) > 2]
+    lines += [f"- {PATH_TITLES[path][0].upper()}{PATH_TITLES[path][1:]}. {power(part)}" for path, part in found.items()
+              if len(part[BASELINE]) > 2]  # fmt: skip
     best = recommended(found) if found else None
     told = (
         f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours on both paths, and "
