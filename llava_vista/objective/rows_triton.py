@@ -92,7 +92,8 @@ def sum_rows(x: Tensor, weights: Tensor, used: Tensor, unit: bool) -> tuple[Tens
     grid, options = _launch(x)
     partial = torch.empty((*grid, 2, width), dtype=torch.float32, device=x.device)
     square = torch.empty((batch, length), dtype=torch.float32, device=x.device)
-    _sum_rows[grid](x, weights, partial, square, length, width, x.stride(0), x.stride(1), UNIT=unit, **options)
+    with torch.cuda.device_of(x):  # Triton launches on the current device, which need not be that of x
+        _sum_rows[grid](x, weights, partial, square, length, width, x.stride(0), x.stride(1), UNIT=unit, **options)
     return partial.sum(dim=1), square
 
 
@@ -102,8 +103,9 @@ def write_rows(
     """As `rows.write_rows`."""
     grad = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grid, options = _launch(x)
-    _write_rows[grid](
-        x, weight.contiguous(), own.contiguous(), pull.contiguous(), square, grad, *x.shape[1:],
-        x.stride(0), x.stride(1), grad.stride(0), grad.stride(1), UNIT=unit, **options,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _write_rows[grid](
+            x, weight.contiguous(), own.contiguous(), pull.contiguous(), square, grad, *x.shape[1:],
+            x.stride(0), x.stride(1), grad.stride(0), grad.stride(1), UNIT=unit, **options,
+        )  # fmt: skip
     return grad

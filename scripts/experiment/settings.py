@@ -36,8 +36,8 @@ class World:
 class Sizes:
     """How much of everything; the same for every arm.
 
-    Steps and learning rates were set for cross-entropy alone, on seeds of the choice, so that its loss has stopped
-    falling when training ends: arms are then compared by where they arrive, not by when they begin to look.
+    Steps and learning rates were set for cross-entropy alone, on two seeds of the choice, so that its loss has stopped
+    falling there when training ends: arms are to be compared by where they arrive, not by when they begin to look.
     """
 
     hidden: int = 96

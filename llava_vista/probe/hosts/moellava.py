@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import distributed, nn
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch import nn
 
 from .base import register_host
 from .llava_like import Kind, LlavaLikeHost
@@ -45,6 +44,8 @@ class MoeLlavaHost(LlavaLikeHost):
         if not experts:
             return
         from deepspeed import comm
+        from torch import distributed
+        from torch.distributed import HashStore  # type: ignore[attr-defined]
 
         if not distributed.is_initialized():  # DeepSpeed's experts want a group, if only of this process
             distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
