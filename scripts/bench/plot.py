@@ -19,6 +19,10 @@ from common import RESULTS, file_name
 
 Document = dict[str, Any]
 REFERENCE = [8, 1024, 4096]
+KEPT = (
+    " The process keeps the memory that it frees, as on a GPU: mapping it anew costs a clone, or a gradient, several"
+    " times what writing it does, and would hide the rest."
+)
 LABELS = {
     "L": "sequence length L",
     "m": "text tokens m (rest padding)",
@@ -154,7 +158,7 @@ def table(folder: Path) -> str:
             "",
             f"CPU: {where['device']}, {where['threads']} thread, torch {where['torch']}, {where['date'][:10]}. Times"
             " are of computing, so that other work on the machine does not count. Ranges are over the estimators;"
-            " infonce has no published arithmetic.",
+            " infonce has no published arithmetic." + (KEPT if cpu["options"]["memory"] == "kept" else ""),
         ]
     return "\n".join(lines) + "\n"
 

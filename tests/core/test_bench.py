@@ -69,7 +69,7 @@ def test_no_further_from_float64_than_the_published_arithmetic(
 
 
 def test_objective(tmp_path: Path) -> None:
-    objective.main(["--smoke", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)])
+    objective.main(["--smoke", "--memory", "default", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)])
     document = read(tmp_path, "objective")
     assert {(row["dtype"], row["trained"], row["method"]) for row in document["rows"]} == {
         (dtype, trained, method)
@@ -85,7 +85,7 @@ def test_objective(tmp_path: Path) -> None:
 
 
 def test_growth(tmp_path: Path) -> None:
-    growth.main(["--smoke", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)])
+    growth.main(["--smoke", "--memory", "default", "--device", "cpu", "--rounds", "3", "--out", str(tmp_path)])
     document = read(tmp_path, "growth")
     assert document["slopes"].keys() == {"L", "m", "B", "d", "images"}
     assert all(math.isfinite(value) for slopes in document["slopes"].values() for value in slopes.values())
@@ -97,7 +97,7 @@ def test_slope(power: int, expected: float) -> None:
 
 
 def test_start_up(tmp_path: Path) -> None:
-    startup.main(["--smoke", "--out", str(tmp_path)])
+    startup.main(["--smoke", "--memory", "default", "--out", str(tmp_path)])
     row = read(tmp_path, "startup")["rows"][0]
     assert row["computing"]["fastest_ms"][0] > 0
 
@@ -105,7 +105,7 @@ def test_start_up(tmp_path: Path) -> None:
 def test_step(tmp_path: Path) -> None:
     import step
 
-    step.main(["--smoke", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)])
+    step.main(["--smoke", "--memory", "default", "--device", "cpu", "--rounds", "1", "--out", str(tmp_path)])
     (row,) = read(tmp_path, "step_smoke")["rows"]
     assert row["peak_bytes"]["with"] > 0
     assert all(value > 0 for value in row["ms"].values())
@@ -121,6 +121,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     }  # fmt: skip
     unpublished = {key: row[key] for key in ("shape", "times_clone", "gradients_share")}
     objective_document = {
+        "options": {"memory": "kept"},
         "environment": {"device": "a CPU", "threads": 1, "torch": "2", "date": "2026-01-01T00:00:00"},
         "accuracy": [
             {"method": "l2", "ours": 1e-7, "published": 1e-7, "published_in_bfloat16": 1e-3, "rounding": 3e-8}
@@ -144,5 +145,6 @@ def test_table_and_plot(tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert "not run: `python scripts/bench/step.py 7b --device cuda`" in text
     assert "| 12.0x |" in text
+    assert plot.KEPT in text
     assert "| 1.5x to 1.7x (50% of it: making the gradients, of zeros) |" in text
     assert (tmp_path / "performance.png").stat().st_size > 10_000
