@@ -2,7 +2,7 @@
 # Does VISTA help? The controlled experiment, from nothing: makes the LLaVA-1.5 environment if it is missing, runs what is
 # not done yet, and writes RESULTS.md with its figures. Stop it at any time; the same command goes on.
 #
-#   scripts/experiment/run.sh                 headline: four arms, 5 paired seeds, fast path and real LLaVA-1.5 pipeline
+#   scripts/experiment/run.sh                 headline: four arms on the fast path (10 paired seeds) and the real LLaVA-1.5 pipeline (5)
 #   scripts/experiment/run.sh --reduced       a few steps of it: does the machinery work? (minutes)
 #   scripts/experiment/run.sh --sweep         the headline, then caption length, variants, batch size, prior
 #   scripts/experiment/run.sh --studies length --seeds 5 --workers 2
