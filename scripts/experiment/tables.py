@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -148,36 +148,42 @@ def choice(results: Results, sizes: Sizes, weights: Weights, seeds: int) -> list
     ]
 
 
+def _pairs(results: Results, runs: Iterable[Run]) -> list[tuple[Result, Result]]:
+    """Each run's result with that of the baseline of the same data, where both are done."""
+    both = ((run, replace(run, arm=Arm())) for run in runs)
+    return [(results[run], results[base]) for run, base in both if run in results and base in results]
+
+
+def _differences(pairs: Sequence[tuple[Result, Result]], keys: Sequence[str]) -> list[str]:
+    """How many pairs, and each measure's difference."""
+    cells = []
+    for measure in (BY_KEY[key] for key in keys):
+        arm, base = ([measure.read(pair[side]) for pair in pairs] for side in (0, 1))
+        cells.append(span(difference(arm, base, measure.better), measure.digits))
+    return [str(len(pairs)), *cells]
+
+
 def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
     """Runs on test scenes of arms that no study has: an earlier choice, on fewer seeds, fell on their weight."""
+    keys = ("color_nll", "color_accuracy", "text_nll")
     rows = []
     for path, title in PATH_TITLES.items():
-        mine = [run for run in results if replace(run, seed=0, arm=Arm()) == Run(0, sizes=sizes, path=path)]
-        arms = {run.arm for run in mine if run.seed < CHOICE_SEED} - set(headline_arms(weights))
-        for arm in sorted(arms, key=lambda arm: arm.name):
-            if arm != Arm(arm.method, arm.weight):
-                continue  # a variant
-            pairs = [
-                (result, results[replace(run, arm=Arm())])
-                for run, result in results.items()
-                if run in mine and run.seed < CHOICE_SEED and run.arm == arm and replace(run, arm=Arm()) in results
-            ]
-            if pairs:
-                cells = [
-                    span(difference([m.read(a) for a, _ in pairs], [m.read(b) for _, b in pairs], m.better), m.digits)
-                    for m in (BY_KEY["color_nll"], BY_KEY["color_accuracy"], BY_KEY["text_nll"])
-                ]
-                rows.append([title, arm.name, str(len(pairs)), *cells])
+        by_arm: dict[Arm, list[Run]] = {}
+        for run in results:
+            plain = run.arm == Arm(run.arm.method, run.arm.weight)
+            if plain and run.seed < CHOICE_SEED and run == Run(run.seed, run.arm, sizes=sizes, path=path):
+                by_arm.setdefault(run.arm, []).append(run)
+        for arm in sorted(by_arm.keys() - set(headline_arms(weights)), key=lambda arm: arm.name):
+            rows.append([title, arm.name, *_differences(_pairs(results, by_arm[arm]), keys)])
     if not rows:
         return []
     return [
         "Also run on test scenes, because the choice fell on them while it rested on fewer validation seeds; the study "
         "goes on with the choice above, and no conclusion uses them. Difference from the baseline, 95% interval:",
         "",
-        *table(["path", "arm", "seeds", *(BY_KEY[key].title for key in ("color_nll", "color_accuracy", "text_nll"))],
-               rows),
+        *table(["path", "arm", "seeds", *(BY_KEY[key].title for key in keys)], rows),
         "",
-    ]  # fmt: skip
+    ]
 
 
 def _caveats(weights: Weights, seeds: int) -> list[str]:
@@ -252,24 +258,16 @@ def length_table(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
 def variants(results: Results, weights: Weights, sizes: Sizes, args: argparse.Namespace) -> list[str]:
     """One option at a time, and batch size and prior: paired with the baseline of the same data."""
     lines: list[str] = []
-    read = BY_KEY["color_nll"]
     for study in ("variants", "batch", "prior"):
-        runs = STUDIES[study](seeds_of(study, args), sizes, weights)
+        seeds = seeds_of(study, args)
         rows = []
-        for run in dict.fromkeys(replace(run, seed=0) for run in runs if run.arm.method != BASELINE):
-            pairs = [
-                (results[replace(run, seed=s)], results[replace(run, seed=s, arm=Arm())])
-                for s in range(seeds_of(study, args))
-                if replace(run, seed=s) in results and replace(run, seed=s, arm=Arm()) in results
-            ]
-            if not pairs:
+        for run in dict.fromkeys(replace(run, seed=0) for run in STUDIES[study](seeds, sizes, weights)):
+            pairs = _pairs(results, [replace(run, seed=seed) for seed in range(seeds)])
+            if run.arm.method == BASELINE or not pairs:
                 continue
-            cells = [
-                span(difference([m.read(a) for a, _ in pairs], [m.read(b) for _, b in pairs], m.better), m.digits)
-                for m in (read, BY_KEY["color_accuracy"], BY_KEY["information"], BY_KEY["text_nll"])
-            ]
             where = {"variants": "", "batch": f", batch {run.sizes.batch}", "prior": f", prior {run.world.prior:g}"}
-            rows.append([run.arm.name + where[study], str(len(pairs)), *cells])
+            cells = _differences(pairs, ("color_nll", "color_accuracy", "information", "text_nll"))
+            rows.append([run.arm.name + where[study], *cells])
         if rows:
             head = ["arm", "seeds", "NLL of colours, prior-breaking", "right colours", "visual information", "text NLL"]
             lines += [f"## {study.capitalize()} (fast path): difference from the baseline, 95% interval", "",
