@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 from analysis import (
@@ -221,11 +222,12 @@ def steps(found: Mapping[str, Group]) -> list[str]:
 
 
 def costs(found: Mapping[str, Group]) -> list[str]:
+    """Wall clock, so only as good as the machine was idle; the median, because a run may have been paused."""
     rows = [
-        [PATH_TITLES[path], *(number(sum(r["train_seconds"] for r in part[n]) / len(part[n]), 0) for n in part)]
+        [PATH_TITLES[path], *(number(median(result["train_seconds"] for result in part[n]), 0) for n in part)]
         for path, part in found.items()
     ]
-    return table(["seconds of training (beside other work)", *next(iter(found.values()))], rows)
+    return table(["seconds of training, median (beside other work)", *next(iter(found.values()))], rows)
 
 
 def lengths(results: Results, weights: Weights, sizes: Sizes, seeds: int) -> list[tuple[float, World, Group]]:
