@@ -9,7 +9,12 @@ if ! command -v numactl > /dev/null; then
   { $as_root apt-get update -qq && $as_root apt-get install -y -qq numactl; } > /dev/null ||
     { echo "numactl is missing and could not be installed: install it with your system's package manager" >&2; exit 1; }
 fi
+# All three at once: an installation keeps less than one core busy.
+scripts/make_env.sh older > /dev/null & older_made=$!
+scripts/make_env.sh latest > /dev/null & latest_made=$!
 llava=$(scripts/make_env.sh llava)
+wait "$older_made"
+wait "$latest_made"
 older=$(scripts/make_env.sh older)
 latest=$(scripts/make_env.sh latest)
 
