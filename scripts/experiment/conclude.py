@@ -1,4 +1,4 @@
-"""What the headline says, by rule: the report's conclusions."""
+"""What the headline and the lengths of captions say, by rule: the report's conclusions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import stdev
 
 from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
-from settings import BASELINE
+from settings import BASELINE, METHODS, World
 from tables import PATH_TITLES, Group, counted, differences, number, signed, table
 
 #: What the conclusions look at: does the model see better, and is anything harmed?
@@ -31,11 +31,11 @@ def fading(title: str, base: Sequence[Result]) -> str:
         ("slope", "visual information of colour and shape words"),
         ("color_slope", "log p of the right colour"),
     ):
-        mean, low, high = mean_and_interval([BY_KEY[key].read(result) for result in base])
+        values = [BY_KEY[key].read(result) for result in base]
+        mean, low, high = mean_and_interval(values)
         word = "is not told from flat" if math.isnan(low) or low <= 0 <= high else "falls" if mean < 0 else "rises"
-        interval = "" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]"
         unit = "nats per 100 tokens" if key == "slope" else "nats per 10 objects"
-        told.append(f"the {what} {word} with position ({signed(mean)}{interval} {unit})")
+        told.append(f"the {what} {word} with position ({interval(values)} {unit})")
     seeds = counted({BASELINE: list(base)})
     return f"- **{title[0].upper()}{title[1:]}, {seeds}.** Under cross-entropy alone, {'; '.join(told)}."
 
@@ -71,8 +71,36 @@ def recommended(found: Mapping[str, Group]) -> str | None:
     return min(good)[1] if good else None
 
 
-def conclusions(found: Mapping[str, Group]) -> list[str]:
-    """What the headline says, by rule."""
+def with_length(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
+    """What longer captions of the same objects change in the baseline, and how much else in each arm; by seed."""
+    same = [(tokens, part) for tokens, world, part in worlds if world.objects == World().objects]
+    if len(same) < 2:
+        return []
+    (short, before), (long, after) = same[0], same[-1]
+    told, seeds = [], 0
+    for measure in (BY_KEY["color_nll"], BY_KEY["information"]):
+        changes = {}
+        for name in (BASELINE, *METHODS):
+            ends = [{r["run"]["seed"]: measure.read(r) for r in part[name]} for part in (before, after)]
+            changes[name] = [ends[1][seed] - ends[0][seed] for seed in sorted(ends[0].keys() & ends[1].keys())]
+        base, seeds = changes[BASELINE], len(changes[BASELINE])
+        own = {name: [a - b for a, b in zip(changes[name], base, strict=True)] for name in METHODS}
+        arms = ", ".join(f"{name} {interval(values)}" for name, values in own.items())
+        told.append(f"{measure.title}: {interval(base)} nats, and the arms' change less the baseline's: {arms}")
+    return [
+        f"- **Captions of {long:.0f} tokens instead of {short:.0f} that tell of the same objects (fast path, {seeds} "
+        f"paired seed{'s' * (seeds > 1)}).** Change under cross-entropy alone: {'; '.join(told)}."
+    ]
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean with its 95% interval."""
+    mean, low, high = mean_and_interval(values) if values else (math.nan,) * 3
+    return signed(mean) if math.isnan(low) else f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+
+
+def conclusions(found: Mapping[str, Group], worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
+    """What the headline and the lengths say, by rule."""
     lines = [fading(PATH_TITLES[path], part[BASELINE]) for path, part in found.items()]
     rows = []
     for path, part in found.items():
@@ -82,6 +110,7 @@ def conclusions(found: Mapping[str, Group]) -> list[str]:
                 rows.append([PATH_TITLES[path], name, *words])
     lines += [f"- {PATH_TITLES[path][0].upper()}{PATH_TITLES[path][1:]}. {power(part)}" for path, part in found.items()
               if len(part[BASELINE]) > 2]  # fmt: skip
+    lines += with_length(worlds)
     best = recommended(found) if found else None
     told = (
         f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours on both paths, and "

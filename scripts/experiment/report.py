@@ -78,6 +78,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         part = group(results, STUDIES[study](seeds_of(study, args), sizes, weights))
         if part:
             found[path] = part
+    worlds = lengths(results, weights, sizes, seeds_of("headline", args))
     lines = [
         "# Does VISTA help? A controlled experiment",
         "",
@@ -89,7 +90,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         f"By rule: a difference is called one where its p value (paired t test over seeds, corrected for the number of "
         f"arms by Holm) is below {LEVEL:g}. Few seeds show large differences only: none shown is not none.",
         "",
-        *conclusions(found),
+        *conclusions(found, worlds),
         "",
         "## What was run",
         "",
@@ -133,7 +134,6 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         ]  # fmt: skip
     if len(found) == 2:
         lines += ["## Do the two paths agree?", "", *agreement(found), ""]
-    worlds = lengths(results, weights, sizes, seeds_of("headline", args))
     if len(worlds) > 1:
         figures.by_length([(tokens, part) for tokens, _, part in worlds], pictures / "length.png")
         lines += [

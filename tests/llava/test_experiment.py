@@ -185,6 +185,8 @@ def test_study_goes_on_where_it_stopped_and_the_report_is_written(
     assert "-0.100 [-0.100, -0.100], p < 0.001" in text
     assert "**Recommended by these results:" in text
     assert "**worse**" not in text
+    assert "that tell of the same objects (fast path, 2 paired seeds)" in text
+    assert "+0.000 [+0.000, +0.000] nats, and the arms' change less the baseline's: l2 +0.000 [" in text
     assert "Also run on test scenes" not in text
     made_up(settings.Run(0, settings.Arm("l2", 0.1), sizes=SIZES), work, work / "made_up")  # of an earlier choice
     assert report.main([*options, "--sweep"]) == 0
