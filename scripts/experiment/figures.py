@@ -128,6 +128,7 @@ def by_length(worlds: Sequence[tuple[float, Group]], path: Path) -> None:
     keys = ("information", "color_nll")
     figure, axes = plt.subplots(2, len(keys), figsize=(10.4, 6.8), sharex=True, layout="constrained")
     lengths = [length for length, _ in worlds]
+    seeds = ", ".join(str(len(group[BASELINE])) for _, group in worlds)
     for column, key in enumerate(keys):
         measure = BY_KEY[key]
         for method in (BASELINE, *METHODS):
@@ -141,7 +142,7 @@ def by_length(worlds: Sequence[tuple[float, Group]], path: Path) -> None:
                 _band(axes[1][column], lengths, deltas, method, method)
         axes[0][column].set_title(measure.title, fontsize=10)
         axes[1][column].axhline(0, color="#222222", linewidth=0.8)
-        axes[1][column].set_xlabel("tokens of a caption")
+        axes[1][column].set_xlabel(f"tokens of a caption (seeds: {seeds})")
         for row, title in enumerate(("nats", "arm - baseline, nats")):
             axes[row][column].set_ylabel(title)
             axes[row][column].grid(alpha=0.25)
