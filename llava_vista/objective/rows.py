@@ -17,7 +17,7 @@ EPS = 1e-8
 # Elements of a float32 piece: on a CPU what stays in a core's share of the caches and is worth the dozen calls that a
 # piece takes, elsewhere what fills the device.
 _PIECE_CORE, _PIECE_DEVICE = 1 << 19, 1 << 23
-# Samples of fewer elements share a piece on a CPU, too: reading all of them costs less than telling their rows apart.
+# Samples of at most so many elements share a piece on a CPU, too: reading them all costs less than telling rows apart.
 _SMALL = 1 << 16
 # Shorter runs of rows with a weight, or without, share a piece: a piece has a price, too.
 _SHORT = 8
@@ -50,8 +50,9 @@ def _cut(used: Tensor, width: int) -> list[_Piece]:
     """Cut (B, L, width), whose rows ``used`` (B, L) have a weight, into pieces."""
     batch, length = used.shape
     host = used.device.type == "cpu"
-    largest = max(1, (torch.get_num_threads() * _PIECE_CORE if host else _PIECE_DEVICE) // max(1, width))
-    if length <= largest and not (host and length * width > _SMALL):
+    width = max(1, width)
+    largest = max(1, (torch.get_num_threads() * _PIECE_CORE if host else _PIECE_DEVICE) // width)
+    if length <= (min(largest, _SMALL // width) if host else largest):
         step = largest // max(1, length)
         return [_Piece((slice(first, first + step), slice(0, length)), "some") for first in range(0, batch, step)]
     pieces = []

@@ -8,7 +8,7 @@ from statistics import stdev
 
 from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
 from settings import BASELINE, METHODS, World
-from tables import PATH_TITLES, Group, counted, differences, number, signed, table
+from tables import PATH_TITLES, Group, counted, differences, interval, number, table
 
 #: What the conclusions look at: does the model see better, and is anything harmed?
 SEEING, HARM = ("color_nll", "color_accuracy", "information", "accuracy"), ("plain_nll", "text_nll")
@@ -31,11 +31,10 @@ def fading(title: str, base: Sequence[Result]) -> str:
         ("slope", "visual information of colour and shape words"),
         ("color_slope", "log p of the right colour"),
     ):
-        values = [BY_KEY[key].read(result) for result in base]
-        mean, low, high = mean_and_interval(values)
+        mean, low, high = mean_and_interval([BY_KEY[key].read(result) for result in base])
         word = "is not told from flat" if math.isnan(low) or low <= 0 <= high else "falls" if mean < 0 else "rises"
         unit = "nats per 100 tokens" if key == "slope" else "nats per 10 objects"
-        told.append(f"the {what} {word} with position ({interval(values)} {unit})")
+        told.append(f"the {what} {word} with position ({interval(mean, low, high)} {unit})")
     seeds = counted({BASELINE: list(base)})
     return f"- **{title[0].upper()}{title[1:]}, {seeds}.** Under cross-entropy alone, {'; '.join(told)}."
 
@@ -77,26 +76,24 @@ def with_length(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
     if len(same) < 2:
         return []
     (short, before), (long, after) = same[0], same[-1]
-    told, seeds = [], 0
+    told, count = [], 0
     for measure in (BY_KEY["color_nll"], BY_KEY["information"]):
         changes = {}
         for name in (BASELINE, *METHODS):
-            ends = [{r["run"]["seed"]: measure.read(r) for r in part[name]} for part in (before, after)]
-            changes[name] = [ends[1][seed] - ends[0][seed] for seed in sorted(ends[0].keys() & ends[1].keys())]
-        base, seeds = changes[BASELINE], len(changes[BASELINE])
-        own = {name: [a - b for a, b in zip(changes[name], base, strict=True)] for name in METHODS}
-        arms = ", ".join(f"{name} {interval(values)}" for name, values in own.items())
-        told.append(f"{measure.title}: {interval(base)} nats, and the arms' change less the baseline's: {arms}")
+            first, last = ({r["run"]["seed"]: measure.read(r) for r in part[name]} for part in (before, after))
+            changes[name] = [last[seed] - first[seed] for seed in sorted(first.keys() & last.keys())]
+        base = changes.pop(BASELINE)
+        count = len(base)
+        if not base:
+            return []
+        own = {name: [a - b for a, b in zip(values, base, strict=True)] for name, values in changes.items()}
+        arms = ", ".join(f"{name} {interval(*mean_and_interval(values))}" for name, values in own.items())
+        own_change = interval(*mean_and_interval(base))
+        told.append(f"{measure.title}: {own_change} nats, and the arms' change less the baseline's: {arms}")
     return [
-        f"- **Captions of {long:.0f} tokens instead of {short:.0f} that tell of the same objects (fast path, {seeds} "
-        f"paired seed{'s' * (seeds > 1)}).** Change under cross-entropy alone: {'; '.join(told)}."
+        f"- **Captions of {long:.0f} tokens instead of {short:.0f} that tell of the same objects (fast path, {count} "
+        f"paired seed{'s' * (count > 1)}).** Change under cross-entropy alone: {'; '.join(told)}."
     ]
-
-
-def interval(values: Sequence[float]) -> str:
-    """The mean with its 95% interval."""
-    mean, low, high = mean_and_interval(values) if values else (math.nan,) * 3
-    return signed(mean) if math.isnan(low) else f"{signed(mean)} [{signed(low)}, {signed(high)}]"
 
 
 def conclusions(found: Mapping[str, Group], worlds: Sequence[tuple[float, World, Group]]) -> list[str]:

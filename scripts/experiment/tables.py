@@ -37,11 +37,14 @@ def signed(value: float, digits: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:+.{digits}f}"
 
 
+def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    return signed(mean, digits) + ("" if math.isnan(low) else f" [{signed(low, digits)}, {signed(high, digits)}]")
+
+
 def span(d: Difference, digits: int = 3) -> str:
     """Mean difference, its interval, and p after correction."""
-    interval = "" if math.isnan(d.low) else f" [{signed(d.low, digits)}, {signed(d.high, digits)}]"
     p = "" if math.isnan(d.corrected) else f", p {d.corrected:.3f}" if d.corrected >= 0.001 else ", p < 0.001"
-    return f"{signed(d.mean, digits)}{interval}{p}"
+    return interval(d.mean, d.low, d.high, digits) + p
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -210,11 +213,10 @@ def steps(found: Mapping[str, Group]) -> list[str]:
             needed = [steps_to(result, "finetune", level) for result in results]
             reached = [n for n in needed if not math.isnan(n)]
             pairs = [n - b for n, b in zip(needed, base, strict=True) if not math.isnan(n - b)]
-            mean, low, high = mean_and_interval(pairs) if pairs else (math.nan,) * 3
             rows.append([
                 PATH_TITLES[path], name, number(level), f"{len(reached)} of {len(needed)}",
                 number(sum(reached) / len(reached), 0) if reached else "-",
-                "" if name == BASELINE else f"{signed(mean, 0)} [{signed(low, 0)}, {signed(high, 0)}]",
+                "" if name == BASELINE else interval(*mean_and_interval(pairs), digits=0) if pairs else "-",
             ])  # fmt: skip
     return table(
         ["path", "arm", "cross-entropy", "seeds that reach it", "steps", "paired difference (where both do)"], rows

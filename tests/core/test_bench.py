@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +96,13 @@ def test_growth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("power", "expected"), [(1, 1.0), (2, 2.0)])
 def test_slope(power: int, expected: float) -> None:
     assert growth.slope([(value, 3.0 * value**power) for value in (1, 2, 4, 8)]) == pytest.approx(expected)
+
+
+def test_memory_is_kept() -> None:
+    """Where there is glibc. In a process of its own, because it holds for the rest of one."""
+    code = "import common; print(common.keep_memory())"
+    told = subprocess.run([sys.executable, "-c", code], cwd=BENCH, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert told.strip() == str(platform.libc_ver()[0] == "glibc")
 
 
 def test_start_up(tmp_path: Path) -> None:
