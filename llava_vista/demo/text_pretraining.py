@@ -45,8 +45,7 @@ def pretrain_text(
     batch_size: int = 32,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    max_seconds: float | None = None,
-    say: bool = True,
+    device: str = "cpu",
 ) -> list[float]:
     """Train the Llama in ``folder`` on text samples and save it there again.
 
@@ -58,7 +57,7 @@ def pretrain_text(
 
     folder = Path(folder)
     rows = tokenize(folder, samples)
-    model = LlamaForCausalLM.from_pretrained(folder).train()
+    model = LlamaForCausalLM.from_pretrained(folder).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -68,7 +67,7 @@ def pretrain_text(
     losses: list[float] = []
     for _ in tqdm(range(steps)):
         chosen = torch.randint(len(rows), (batch_size,), generator=generator).tolist()
-        ids, mask, labels = _batch([rows[index] for index in chosen])
+        ids, mask, labels = (part.to(device) for part in _batch([rows[index] for index in chosen]))
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import stdev
 
 from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
-from settings import BASELINE, METHODS, World
-from tables import PATH_TITLES, Group, counted, differences, interval, number, table
+from settings import BASELINE, METHODS, PATHS, World
+from tables import TITLES, Group, counted, differences, interval, number, table
 
 #: What the conclusions look at: does the model see better, and is anything harmed?
 SEEING, HARM = ("color_nll", "color_accuracy", "information", "accuracy"), ("plain_nll", "text_nll")
@@ -61,7 +61,7 @@ def recommended(found: Mapping[str, Group]) -> str | None:
     """The estimator with the lowest NLL among those better at it on every path that was run, and harmful on none."""
     good = []
     for name in next(iter(found.values())):
-        if name == BASELINE or len(found) < len(PATH_TITLES) or any(name not in part for part in found.values()):
+        if name == BASELINE or not found.keys() >= {*PATHS} or any(name not in part for part in found.values()):
             continue
         seen = [differences(BY_KEY["color_nll"], part)[name] for part in found.values()]
         harm = [verdict(BY_KEY[key], differences(BY_KEY[key], part)[name]) for key in HARM for part in found.values()]
@@ -98,22 +98,22 @@ def with_length(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
 
 def conclusions(found: Mapping[str, Group], worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
     """What the headline and the lengths say, by rule."""
-    lines = [fading(PATH_TITLES[path], part[BASELINE]) for path, part in found.items()]
+    lines = [fading(TITLES[path], part[BASELINE]) for path, part in found.items()]
     rows = []
     for path, part in found.items():
         for name in part:
             if name != BASELINE:
                 words = [verdict(BY_KEY[key], differences(BY_KEY[key], part)[name]) for key in (*SEEING, *HARM)]
-                rows.append([PATH_TITLES[path], name, *words])
-    lines += [f"- {PATH_TITLES[path][0].upper()}{PATH_TITLES[path][1:]}. {power(part)}" for path, part in found.items()
+                rows.append([TITLES[path], name, *words])
+    lines += [f"- {TITLES[path][0].upper()}{TITLES[path][1:]}. {power(part)}" for path, part in found.items()
               if len(part[BASELINE]) > 2]  # fmt: skip
     lines += with_length(worlds)
     best = recommended(found) if found else None
     told = (
-        f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours on both paths, and "
-        "is worse neither at plain captions nor at text alone."
+        f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours in every headline, "
+        "and is worse neither at plain captions nor at text alone."
         if best
         else "- **These results recommend no estimator** over cross-entropy alone: that would take a lower NLL of "
-        "prior-breaking colours on both paths, and nothing worse at plain captions or text alone."
+        "prior-breaking colours in every headline, and nothing worse at plain captions or text alone."
     )
     return [*lines, told, "", *table(["path", "arm", *(BY_KEY[key].title for key in (*SEEING, *HARM))], rows)]

@@ -22,7 +22,7 @@ def result_path(results: Path, run: Run) -> Path:
     return results / f"{run.name}.json"
 
 
-def execute(run: Run, work: Path, results: Path) -> Path:
+def execute(run: Run, work: Path, results: Path, device: str = "cpu") -> Path:
     """Train and measure, and write the result; a run whose result is there is not done again.
 
     What the training prints goes to ``work/logs``.
@@ -33,7 +33,7 @@ def execute(run: Run, work: Path, results: Path) -> Path:
     log = work / "logs" / f"{run.name.replace('/', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        record = _result(run, work)
+        record = _result(run, work, device)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".part-{os.getpid()}")
     part.write_text(json.dumps(record, separators=(",", ":")) + "\n")
@@ -41,7 +41,7 @@ def execute(run: Run, work: Path, results: Path) -> Path:
     return path
 
 
-def _result(run: Run, work: Path) -> dict[str, Any]:
+def _result(run: Run, work: Path, device: str) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -49,12 +49,12 @@ def _result(run: Run, work: Path) -> dict[str, Any]:
     from measure import measure
     from prepare import prepare
 
-    setup = prepare(run, work)
+    setup = prepare(run, work, device)
     begin = time.perf_counter()
     if run.path == "fast":
         import fast
 
-        (model, log), every = fast.train(setup, run), 1
+        (model, log), every = fast.train(setup, run, device), 1
     else:
         import real
 
@@ -64,11 +64,12 @@ def _result(run: Run, work: Path) -> dict[str, Any]:
     return {
         "run": run.record(),
         "split": run.split,
-        "measures": rounded(measure(model, setup, run.split)),
+        "measures": rounded(measure(model.to(device), setup, run.split)),
         "log": rounded(curves),
         "log_every": EVERY,
         "train_seconds": round(trained, 1),
         "base": setup.fingerprint,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
 

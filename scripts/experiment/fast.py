@@ -50,7 +50,7 @@ def train_stage(model: Any, setup: Setup, run: Run, stage: str, rows: list[Row])
     log: dict[str, list[float]] = {"ce": [], "vista": []}
     model.train()
     for part in batches(rows, run.sizes.batch, run.seed):
-        loss = model(**make_batch(part, setup.features)).loss
+        loss = model(**make_batch(part, setup.features, model.device)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -65,11 +65,11 @@ def train_stage(model: Any, setup: Setup, run: Run, stage: str, rows: list[Row])
     return log
 
 
-def train(setup: Setup, run: Run) -> tuple[nn.Module, dict[str, dict[str, list[float]]]]:
+def train(setup: Setup, run: Run, device: str = "cpu") -> tuple[nn.Module, dict[str, dict[str, list[float]]]]:
     """Both stages. Returns the model and the log of each stage."""
     encoder = Encoder(setup.tokenizer)
     torch.manual_seed(run.seed)
-    model = build_model(setup)
+    model = build_model(setup).to(device)
     rows = {
         "pretrain": [encoder.plain(record) for record in setup.records["pretrain"]],
         "finetune": [encoder.v1(record) for record in setup.records["finetune"]],

@@ -16,7 +16,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "cosine": {"color": "#1b9e77", "linestyle": "-.", "marker": "^"},
     "infonce": {"color": "#7570b3", "linestyle": ":", "marker": "D"},
 }
-TITLES = {"fast": "fast path (transformers' Llava)", "llava": "real LLaVA-1.5 pipeline"}
+TITLES = {"fast": "fast path (transformers' Llava)", "llava": "real LLaVA-1.5 pipeline", "large": "larger model"}
 #: Seeds from which on a band is an interval.
 ENOUGH = 5
 Group = Mapping[str, Sequence[Result]]
@@ -71,7 +71,7 @@ def by_position(panels: Mapping[str, Group], path: Path) -> None:
         ("color_nll_by_mention", "NLL of colours\n(nats per colour word)", 1),
     )
     figure, axes = plt.subplots(
-        len(rows), len(panels), figsize=(5.2 * len(panels), 6.4), squeeze=False, sharex=True, layout="constrained"
+        len(rows), len(panels), figsize=(5.2 * len(panels), 6.4), squeeze=False, sharex="col", layout="constrained"
     )
     for column, (name, group) in enumerate(panels.items()):
         for row, (key, title, sign) in enumerate(rows):

@@ -41,15 +41,16 @@ def _scored(looker: Looker, setup: Setup, rows: Sequence[Row], blind: bool) -> t
     """Of the answer tokens of each row, with or without the image: log p, and whether no token is likelier."""
     scores: list[Tensor] = []
     hits: list[Tensor] = []
+    device = next(looker.model.parameters()).device
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
-        batch = make_batch(part, setup.features)
+        batch = make_batch(part, setup.features, device)
         seen = looker.look(batch, blind=blind)
         scores += answer_log_probs(seen, batch["labels"], [row.picture for row in part])
         if seen.layout.answer is None:
             raise RuntimeError("the layout does not tell where the answers are.")
         for logits, answer, row in zip(seen.logits, seen.layout.answer, part, strict=True):
-            hits.append(logits[answer.nonzero().flatten() - 1].argmax(dim=-1) == _answer_ids(row))
+            hits.append(logits[answer.nonzero().flatten() - 1].argmax(dim=-1).cpu() == _answer_ids(row))
     return scores, hits
 
 
@@ -114,7 +115,7 @@ def measure_text(model: Any, setup: Setup, split: str) -> float:
     rows = [Row(ids, labels, "") for ids, labels in tokenize(setup.language_model, setup.text(split))]
     total, count = 0.0, 0
     for start in range(0, len(rows), BATCH):
-        ids, labels, mask = pad(rows[start : start + BATCH], image_id=0)
+        ids, labels, mask = (part.to(model.device) for part in pad(rows[start : start + BATCH], image_id=0))
         logits = model.language_model(input_ids=ids, attention_mask=mask).logits[:, :-1]
         summed = nn.functional.cross_entropy(
             logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=IGNORE, reduction="sum"

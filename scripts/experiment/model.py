@@ -71,8 +71,11 @@ def load_llava(setup: Setup, checkpoint: Path) -> nn.Module:
     return loaded
 
 
-def make_batch(rows: Sequence[Row], features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def make_batch(
+    rows: Sequence[Row], features: Mapping[str, Tensor], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
     """Inputs of the model for rows with one picture each."""
     ids, labels, mask = pad(rows, IMAGE_ID, PAD_ID)
     pixels = torch.stack([features[row.picture] for row in rows])
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels}
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels}
+    return {name: value.to(device) for name, value in batch.items()}

@@ -35,7 +35,6 @@ from llava_vista.demo.render import render
 from llava_vista.demo.scenes import COLORS
 from llava_vista.demo.text_pretraining import pretrain_text
 
-IMAGE_SIZE = 96
 #: The tower's layer that LLaVA-1.5 takes its features from.
 LAYER = -2
 #: Choosing weights, and reporting.
@@ -122,19 +121,19 @@ def make_records(run: Run) -> dict[str, list[Record]]:
     return records
 
 
-def prepare(run: Run, work: Path) -> Setup:
+def prepare(run: Run, work: Path, device: str = "cpu") -> Setup:
     """Make the set-up of a run's seed and world under ``work``, or take the one that is there."""
-    base, folder = prepare_base(run, work), work / "setups" / run.setup_name
+    base, folder = prepare_base(run, work, device), work / "setups" / run.setup_name
 
     def make(making: Path) -> None:
         write_projector(making / "projector.bin", run.seed, base)
-        torch.save(_features(run, base / "vision_tower"), making / "features.pt")
+        torch.save(_features(run, base / "vision_tower", device), making / "features.pt")
 
     _once(folder, make)
     return Setup(run, base, folder)
 
 
-def prepare_base(run: Run, work: Path) -> Path:
+def prepare_base(run: Run, work: Path, device: str = "cpu") -> Path:
     """The pre-trained parts: language model (text alone) and tower. One for all seeds, as in practice."""
     sizes, prior = run.sizes, run.world.prior
     folder = work / "bases" / f"prior{prior:g}-{sizes.base_name}"
@@ -145,11 +144,17 @@ def prepare_base(run: Run, work: Path) -> Path:
         texts += [REQUEST, *(f"a thing in {word}" for word in COLORS)]
         tiny = build_tiny_llava(
             making, texts=texts, seed=BASE_SEED, hidden_size=sizes.hidden, layers=sizes.layers, heads=sizes.heads,
-            intermediate_size=2 * sizes.hidden, image_size=IMAGE_SIZE,
+            intermediate_size=2 * sizes.hidden, image_size=sizes.image_size, patch_size=sizes.patch_size,
         )  # fmt: skip
         _process_as_is(tiny.vision_tower)
         losses = pretrain_text(
-            tiny.language_model, samples, steps=sizes.text_steps, batch_size=sizes.text_batch, seed=BASE_SEED
+            tiny.language_model,
+            samples,
+            steps=sizes.text_steps,
+            batch_size=sizes.text_batch,
+            learning_rate=sizes.text_rate,
+            seed=BASE_SEED,
+            device=device,
         )
         (making / "text_losses.json").write_text(json.dumps([round(loss, 4) for loss in losses]))
 
@@ -192,15 +197,17 @@ def write_projector(path: Path, seed: int, base: Path) -> None:
 
 
 @torch.no_grad()
-def _features(run: Run, tower: Path) -> dict[str, Tensor]:
+def _features(run: Run, tower: Path, device: str) -> dict[str, Tensor]:
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
-    model, processor = CLIPVisionModel.from_pretrained(tower).eval(), CLIPImageProcessor.from_pretrained(tower)
+    model = CLIPVisionModel.from_pretrained(tower).eval().to(device)
+    processor = CLIPImageProcessor.from_pretrained(tower)
     scenes = [scene for part in _scenes(run).values() for scene in part]
     found: dict[str, Tensor] = {}
     for start in range(0, len(scenes), 64):
         part = scenes[start : start + 64]
-        pixels = processor([render(scene, IMAGE_SIZE) for scene in part], return_tensors="pt")["pixel_values"]
-        states = model(pixels, output_hidden_states=True).hidden_states[LAYER]  # (B, 1 + patches, d)
+        pictures = [render(scene, run.sizes.image_size) for scene in part]
+        pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(device)
+        states = model(pixels, output_hidden_states=True).hidden_states[LAYER].cpu()  # (B, 1 + patches, d)
         found.update({f"{scene.name}.png": state.clone() for scene, state in zip(part, states, strict=True)})
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model import load_llava
-from prepare import IMAGE_SIZE, Setup, _once, _scenes
+from prepare import Setup, _once, _scenes
 from settings import Run
 from torch import nn
 
@@ -30,7 +30,7 @@ def write_files(setup: Setup) -> Path:
         scenes = _scenes(setup.run)
         for stage in STAGES:
             (making / f"{stage}.json").write_text(json.dumps(setup.records[stage]))
-            save_pictures(scenes[stage], making / "images", IMAGE_SIZE)
+            save_pictures(scenes[stage], making / "images", setup.run.sizes.image_size)
 
     _once(folder, make)
     return folder

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import figures
-from analysis import BY_KEY, by_run, load
+from analysis import BY_KEY, Result, by_run, load
 from conclude import LEVEL, conclusions
-from settings import BASELINE, Sizes, World
+from settings import BASELINE, PATHS, Sizes, World
 from studies import STUDIES, Weights, choose, chosen_weights
 from study import DEFAULT_CHOICE_SEEDS, HERE, arguments, seeds_of, sizes_of
 from tables import (
-    PATH_TITLES,
+    TITLES,
     Group,
     Results,
     agreement,
@@ -62,7 +62,7 @@ def what_was_run(results: Results, sizes: Sizes, weights: Weights, args: argpars
 def not_planned() -> list[str]:
     return [
         "Of the question's full grid, no study here covers: combinations of options, the weight of each variant (all "
-        "use the headline's), other temperatures of infonce, sweeps on the real pipeline, and a larger model on a GPU.",
+        "use the headline's), other temperatures of infonce, and sweeps on the real pipeline.",
     ]
 
 
@@ -74,7 +74,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
     pictures = output / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
     found: dict[str, Group] = {}
-    for study, path in (("headline", "fast"), ("llava", "llava")):
+    for study, path in (("headline", "fast"), ("llava", "llava"), ("large", "large")):
         part = group(results, STUDIES[study](seeds_of(study, args), sizes, weights))
         if part:
             found[path] = part
@@ -113,7 +113,8 @@ def write(args: argparse.Namespace, output: Path) -> Path:
     base = [read(result) for run, result in chosen.items() if run.arm.method == BASELINE]
     figures.by_weight(chosen, base, pictures / "weights.png")
     for path, part in found.items():
-        lines += [f"## Headline on the {PATH_TITLES[path]}: {counted(part)}", ""]
+        lines += [f"## Headline on the {TITLES[path]}: {counted(part)}", ""]
+        lines += [enlarged(sizes.enlarged(), part[BASELINE][0]), ""] if path == "large" else []
         lines += [*comparison(part), "", *per_seed(part), ""]
     if found:
         panels = {path: by_method(part) for path, part in found.items()}
@@ -132,7 +133,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
             *steps(found), "",
             *costs(found), "",
         ]  # fmt: skip
-    if len(found) == 2:
+    if found.keys() >= {*PATHS}:
         lines += ["## Do the two paths agree?", "", *agreement(found), ""]
     if len(worlds) > 1:
         figures.by_length([(tokens, part) for tokens, _, part in worlds], pictures / "length.png")
@@ -150,8 +151,22 @@ def write(args: argparse.Namespace, output: Path) -> Path:
     return written
 
 
-def bases_of(results: Results) -> int:
-    """How many pre-trained pairs of language model and tower there are (of the usual prior); one in each set-up.
+def enlarged(sizes: Sizes, some: Result) -> str:
+    """What is different in the headline with a larger model."""
+    patches = (sizes.image_size // sizes.patch_size) ** 2
+    tokens = some["measures"]["breaking"]["captions"]["tokens"]
+    return (
+        f"Width {sizes.hidden}, {sizes.layers} layers; {sizes.image_size} pixels, {patches} patches; captions of "
+        f"{tokens:.0f} tokens; rates {sizes.text_rate:g} (text alone), {sizes.pretrain_rate:g} and "
+        f"{sizes.finetune_rate:g}, which go with 1 / width from the small model's and were not searched; the small "
+        f"model's weights. On {some['device']}."
+    )
+
+
+def bases_of(results: Results, sizes: Sizes) -> int:
+    """How many pre-trained pairs of language model and tower there are of these sizes and the usual prior.
+
+    Each set-up has one.
 
     Raises:
         ValueError: arms that are to be compared started from different ones.
@@ -165,13 +180,14 @@ def bases_of(results: Results) -> int:
             f"the arms of {', '.join(mixed)} started from different language models (results of several machines?): "
             "delete these results and run them again on one machine."
         )
-    return len({result["base"] for run, result in results.items() if run.world.prior == World().prior})
+    usual = World().prior, sizes.base_name
+    return len({result["base"] for run, result in results.items() if (run.world.prior, run.sizes.base_name) == usual})
 
 
 def setting(sizes: Sizes, results: Results) -> list[str]:
     world, some = World(), next(iter(results.values()))
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
-    bases = bases_of(results)
+    bases = bases_of(results, sizes)
     shared = "the same for all" if bases == 1 else f"made {bases} times, by the same recipe on other machines"
     return [
         "Scenes of nine coloured shapes in a 3 by 3 grid, 96 pixels, 9 patches; a caption tells of "

@@ -6,6 +6,7 @@
 #   scripts/experiment/run.sh --reduced       a few steps of it: does the machinery work? (minutes)
 #   scripts/experiment/run.sh --sweep         the headline, then caption length, variants, batch size, prior
 #   scripts/experiment/run.sh --studies length --seeds 5 --workers 2
+#   scripts/experiment/run.sh --studies large --device cuda   the headline with about 100M parameters and 576 image tokens
 #   scripts/experiment/run.sh --list          what is done, what is left
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 PATHS = ("fast", "llava")
@@ -45,12 +45,15 @@ class Sizes:
     heads: int = 4
     text_steps: int = 800
     text_batch: int = 16
+    text_rate: float = 3e-3
     pretrain_steps: int = 320
     finetune_steps: int = 360
     batch: int = 16
     pretrain_rate: float = 1.6e-2
     finetune_rate: float = 1.4e-3
     scenes: int = 200  #: of each kind of held-out scene, for choosing and again for reporting
+    image_size: int = 96  #: pixels, of a side
+    patch_size: int = 32
 
     @property
     def name(self) -> str:
@@ -58,7 +61,20 @@ class Sizes:
 
     @property
     def base_name(self) -> str:
-        return f"d{self.hidden}x{self.layers}-text{self.text_steps}"
+        pictures = f"-image{self.image_size}p{self.patch_size}" * (self.image_size != Sizes.image_size)
+        return f"d{self.hidden}x{self.layers}{pictures}-text{self.text_steps}"
+
+    def enlarged(self) -> Sizes:
+        """What a GPU is for: width 768 and 16 layers, 97 million parameters; LLaVA-1.5's 336 pixels in 24 x 24 patches.
+
+        Rates go with 1 / width, as muP's do for Adam (arXiv 2203.03466): a starting point that was not searched.
+        """
+        wider = 8
+        return replace(
+            self, hidden=wider * self.hidden, layers=4 * self.layers, heads=2 * self.heads, image_size=336,
+            patch_size=14, text_rate=self.text_rate / wider, pretrain_rate=self.pretrain_rate / wider,
+            finetune_rate=self.finetune_rate / wider,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,11 @@ def prior(seeds: int, sizes: Sizes, weights: Weights) -> list[Run]:
     return _paired(seeds, (Run(0, arm, world, sizes) for world in worlds for arm in headline_arms(weights)))
 
 
+def large(seeds: int, sizes: Sizes, weights: Weights) -> list[Run]:
+    """The four arms in a model of about 100M parameters with 576 image tokens, on captions of about 270; for a GPU."""
+    return _paired(seeds, (Run(0, arm, World(filler=2), sizes.enlarged()) for arm in headline_arms(weights)))
+
+
 #: After the choice; in the order in which they are worth having.
 STUDIES: dict[str, Callable[[int, Sizes, Weights], list[Run]]] = {
     "headline": headline,
@@ -107,5 +112,8 @@ STUDIES: dict[str, Callable[[int, Sizes, Weights], list[Run]]] = {
     "variants": variants,
     "batch": batch,
     "prior": prior,
+    "large": large,
 }
-__all__ = ["BASELINE", "STUDIES", "WEIGHTS", "choose", "chosen_weights", "criterion", "headline_arms"]
+#: What a CPU can do in hours.
+ON_CPU = tuple(name for name in STUDIES if name != "large")
+__all__ = ["BASELINE", "ON_CPU", "STUDIES", "WEIGHTS", "choose", "chosen_weights", "criterion", "headline_arms"]

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from execute import execute, result_path
 from settings import METHODS, Run, Sizes
-from studies import STUDIES, choose, chosen_weights
+from studies import ON_CPU, STUDIES, choose, chosen_weights
 
 DEFAULT_CHOICE_SEEDS = 2
 #: Paired seeds, where --seeds does not say.
-SEEDS = {"headline": 10, "llava": 5}
+SEEDS = {"headline": 10, "llava": 5, "large": 5}
 SWEEP_SEEDS, REDUCED_SEEDS = 3, 2
 HERE = Path(__file__).resolve().parent
 #: A few steps of a tiny model: shows that the machinery works, and nothing else.
@@ -35,12 +35,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reduced", action="store_true", help="a few steps of each run: does the machinery work?")
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--headline", action="store_true", help="the four arms on both paths (default)")
-    scale.add_argument("--sweep", action="store_true", help="the headline, then every sweep on the fast path")
+    scale.add_argument("--sweep", action="store_true", help="the headline, then the fast path's sweeps")
     parser.add_argument("--studies", nargs="+", choices=STUDIES, help="these instead")
     parser.add_argument(
         "--seeds",
         type=int,
-        help="paired seeds (default 10 on the fast path, 5 on the real one, 3 for sweeps; 2 reduced)",
+        help="paired seeds (default 10 on the fast path, 5 on the real one and for large, 3 for sweeps; 2 reduced)",
     )
     parser.add_argument(
         "--choice-seeds", type=int, default=DEFAULT_CHOICE_SEEDS, help="seeds to choose weights on (default 2)"
@@ -49,6 +49,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--finetune-steps", type=int, metavar="N", help=f"steps of stage 2 (default {Sizes().finetune_steps})"
     )
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, one thread each (default 1)")
+    parser.add_argument("--device", default="cpu", help="of the fast path's models (default cpu); large is for cuda")
     parser.add_argument("--work", type=Path, help="set-ups and logs (default: work/ beside this file)")
     parser.add_argument("--results", type=Path, help="folder of the JSON files (default: results/ beside this file)")
     parser.add_argument("--list", action="store_true", help="only say what is done and what is left")
@@ -56,7 +57,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     args.work = (args.work or HERE / ("work-reduced" if args.reduced else "work")).resolve()
     args.results = (args.results or (args.work / "results" if args.reduced else HERE / "results")).resolve()
     if not args.studies:
-        args.studies = list(STUDIES) if args.sweep else ["headline", "llava"]
+        args.studies = list(ON_CPU) if args.sweep else ["headline", "llava"]
     return args
 
 
@@ -80,7 +81,7 @@ def carry_out(title: str, runs: Sequence[Run], args: argparse.Namespace) -> None
     begin = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, mp_context=context, initializer=_quiet) as pool:
-        jobs = {pool.submit(execute, run, args.work, args.results): run for run in left}
+        jobs = {pool.submit(execute, run, args.work, args.results, args.device): run for run in left}
         try:
             for count, job in enumerate(as_completed(jobs), start=1):
                 job.result()

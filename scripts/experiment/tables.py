@@ -20,13 +20,14 @@ from analysis import (
     mean_and_interval,
     steps_to,
 )
-from settings import BASELINE, CHOICE_SEED, METHODS, Arm, Run, Sizes, World
+from settings import BASELINE, CHOICE_SEED, METHODS, PATHS, Arm, Run, Sizes, World
 from studies import STUDIES, WEIGHTS, Weights, choose, headline_arms
 from study import DEFAULT_CHOICE_SEEDS, seeds_of
 
 Results = Mapping[Run, Result]
 Group = dict[str, list[Result]]
-PATH_TITLES = {"fast": "fast path", "llava": "real LLaVA-1.5 pipeline"}
+#: Where the headline is run; ``large`` is on the fast path too.
+TITLES = {"fast": "fast path", "llava": "real LLaVA-1.5 pipeline", "large": "larger model"}
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -171,14 +172,14 @@ def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
     """Runs on test scenes of arms that no study has: an earlier choice, on fewer seeds, fell on their weight."""
     keys = ("color_nll", "color_accuracy", "text_nll")
     rows = []
-    for path, title in PATH_TITLES.items():
+    for path in PATHS:
         by_arm: dict[Arm, list[Run]] = {}
         for run in results:
             plain = run.arm == Arm(run.arm.method, run.arm.weight)
             if plain and run.seed < CHOICE_SEED and run == Run(run.seed, run.arm, sizes=sizes, path=path):
                 by_arm.setdefault(run.arm, []).append(run)
         for arm in sorted(by_arm.keys() - set(headline_arms(weights)), key=lambda arm: arm.name):
-            rows.append([title, arm.name, *_differences(_pairs(results, by_arm[arm]), keys)])
+            rows.append([TITLES[path], arm.name, *_differences(_pairs(results, by_arm[arm]), keys)])
     if not rows:
         return []
     return [
@@ -214,7 +215,7 @@ def steps(found: Mapping[str, Group]) -> list[str]:
             reached = [n for n in needed if not math.isnan(n)]
             pairs = [n - b for n, b in zip(needed, base, strict=True) if not math.isnan(n - b)]
             rows.append([
-                PATH_TITLES[path], name, number(level), f"{len(reached)} of {len(needed)}",
+                TITLES[path], name, number(level), f"{len(reached)} of {len(needed)}",
                 number(sum(reached) / len(reached), 0) if reached else "-",
                 "" if name == BASELINE else interval(*mean_and_interval(pairs), digits=0) if pairs else "-",
             ])  # fmt: skip
@@ -226,7 +227,7 @@ def steps(found: Mapping[str, Group]) -> list[str]:
 def costs(found: Mapping[str, Group]) -> list[str]:
     """Wall clock, so only as good as the machine was idle; the median, because a run may have been paused."""
     rows = [
-        [PATH_TITLES[path], *(number(median(result["train_seconds"] for result in part[n]), 0) for n in part)]
+        [TITLES[path], *(number(median(result["train_seconds"] for result in part[n]), 0) for n in part)]
         for path, part in found.items()
     ]
     return table(["seconds of training, median (beside other work)", *next(iter(found.values()))], rows)

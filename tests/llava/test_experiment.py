@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,31 @@ def _llava_logits(setup: prepare.Setup, checkpoint: Path) -> dict[str, torch.Ten
     return {"llava": expected.float(), "copy": found}
 
 
+def test_the_larger_model_is_what_it_says(work: Path) -> None:
+    """Its size, from the configuration alone; then a few steps of an enlarged tiny model with as many image tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = settings.Sizes().enlarged()
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=400,
+                hidden_size=sizes.hidden,
+                intermediate_size=2 * sizes.hidden,
+                num_hidden_layers=sizes.layers,
+                num_attention_heads=sizes.heads,
+            )
+        )
+    assert 90e6 < sum(parameter.numel() for parameter in llama.parameters()) < 110e6
+    small = replace(SIZES, hidden=8, pretrain_steps=2, finetune_steps=2, batch=2, scenes=2)
+    run = next(run for run in studies.large(1, small, dict.fromkeys(settings.METHODS, 0.1)) if run.arm.method == "l2")
+    record = json.loads(execute.execute(run, work, work / "results").read_text())
+    assert record["device"] == "cpu"
+    assert all(math.isfinite(measure.read(record)) for measure in analysis.MEASURES)
+    features = next(iter(prepare.prepare(run, work).features.values()))
+    assert len(features) == 1 + (336 // 14) ** 2  # LLaVA-1.5's 576 patches, and the class token that is dropped
+
+
 def test_the_same_grid_for_every_estimator_and_no_reported_seed_in_the_choice() -> None:
     runs = studies.choose(2, SIZES)
     grids = {m: sorted(r.arm.weight for r in runs if r.arm.method == m) for m in settings.METHODS}
@@ -156,7 +182,7 @@ def test_study_goes_on_where_it_stopped_and_the_report_is_written(
     template = json.loads(execute.execute(real_run, work, work / "results").read_text())
     done: list[str] = []
 
-    def made_up(run: settings.Run, work: Path, results: Path) -> Path:
+    def made_up(run: settings.Run, work: Path, results: Path, device: str = "cpu") -> Path:
         if len(done) == 5 and "stopped" not in done:
             done.append("stopped")
             raise KeyboardInterrupt
@@ -188,6 +214,13 @@ def test_study_goes_on_where_it_stopped_and_the_report_is_written(
     assert "that tell of the same objects (fast path, 2 paired seeds)" in text
     assert "+0.000 [+0.000, +0.000] nats, and the arms' change less the baseline's: l2 +0.000 [" in text
     assert "Also run on test scenes" not in text
+    assert "larger model:" not in text
+    assert study.main([*options, "--studies", "large"]) == 0
+    assert report.main([*options, "--sweep"]) == 0
+    text = (work / "RESULTS.md").read_text()
+    assert "## Headline on the larger model: 2 paired seeds" in text
+    assert "Width 256, 4 layers; 336 pixels, 576 patches;" in text
+    assert "| larger model | l2-1 | **better** |" in text
     made_up(settings.Run(0, settings.Arm("l2", 0.1), sizes=SIZES), work, work / "made_up")  # of an earlier choice
     assert report.main([*options, "--sweep"]) == 0
     assert "| fast path | l2-0.1 | 1 | -0.010 |" in (work / "RESULTS.md").read_text()
@@ -197,10 +230,11 @@ def test_report_tells_pre_trained_parts_of_several_machines_apart() -> None:
     arms = settings.Arm(), settings.Arm("l2", 0.1)
     results = {settings.Run(seed, arm, sizes=SIZES): {"base": f"machine {seed}"} for seed in (0, 1) for arm in arms}
     results[settings.Run(0, world=settings.World(prior=0.5), sizes=SIZES)] = {"base": "another prior's"}
-    assert report.bases_of(results) == 2
+    results[settings.Run(0, sizes=SIZES.enlarged())] = {"base": "the larger model's"}
+    assert report.bases_of(results, SIZES) == 2
     results[settings.Run(0, arms[1], sizes=SIZES)] = {"base": "machine 1"}
     with pytest.raises(ValueError, match="seed0 started from different language models"):
-        report.bases_of(results)
+        report.bases_of(results, SIZES)
 
 
 def test_pictures_are_given_to_the_tower_as_resizing_would(setup: prepare.Setup) -> None:
@@ -211,7 +245,7 @@ def test_pictures_are_given_to_the_tower_as_resizing_would(setup: prepare.Setup)
     as_is = CLIPImageProcessor.from_pretrained(setup.vision_tower)
     assert not as_is.do_resize
     assert not as_is.do_center_crop
-    picture = render(world.make_scenes(settings.World(), 1, 0, "test")[0], prepare.IMAGE_SIZE)
+    picture = render(world.make_scenes(settings.World(), 1, 0, "test")[0], SIZES.image_size)
     resized = as_is(picture, do_resize=True, do_center_crop=True)["pixel_values"][0]
     assert (as_is(picture)["pixel_values"][0] == resized).all()
 
