@@ -8,7 +8,7 @@ from statistics import stdev
 
 from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
 from settings import BASELINE, METHODS, PATHS, World
-from tables import TITLES, Group, counted, differences, interval, number, table
+from tables import SWEPT, TITLES, Compared, Group, counted, differences, interval, number, span, table
 
 #: What the conclusions look at: does the model see better, and is anything harmed?
 SEEING, HARM = ("color_nll", "color_accuracy", "information", "accuracy"), ("plain_nll", "text_nll")
@@ -96,8 +96,27 @@ def with_length(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
     ]
 
 
-def conclusions(found: Mapping[str, Group], worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
-    """What the headline and the lengths say, by rule."""
+def swept(sweeps: Mapping[str, Compared]) -> list[str]:
+    """What the sweeps show beyond seed noise; one line for all of them."""
+    if not sweeps:
+        return []
+    shown = [
+        f"{name}: {BY_KEY[key].title} {verdict(BY_KEY[key], d)} ({span(d, BY_KEY[key].digits)})"
+        for compared in sweeps.values()
+        for name, differences in compared.items()
+        for key, d in zip(SWEPT, differences, strict=True)
+        if d.corrected < LEVEL
+    ]
+    count = sum(map(len, sweeps.values()))
+    told = "; ".join(shown) or "No difference from the baseline is shown"
+    names = ", ".join(sweeps)
+    return [f"- **Sweeps ({names}; {count} arms on the fast path, p corrected within each sweep).** {told}."]
+
+
+def conclusions(
+    found: Mapping[str, Group], worlds: Sequence[tuple[float, World, Group]], sweeps: Mapping[str, Compared]
+) -> list[str]:
+    """What the headline, the lengths and the sweeps say, by rule."""
     lines = [fading(TITLES[path], part[BASELINE]) for path, part in found.items()]
     rows = []
     for path, part in found.items():
@@ -107,7 +126,7 @@ def conclusions(found: Mapping[str, Group], worlds: Sequence[tuple[float, World,
                 rows.append([TITLES[path], name, *words])
     lines += [f"- {TITLES[path][0].upper()}{TITLES[path][1:]}. {power(part)}" for path, part in found.items()
               if len(part[BASELINE]) > 2]  # fmt: skip
-    lines += with_length(worlds)
+    lines += [*with_length(worlds), *swept(sweeps)]
     best = recommended(found) if found else None
     told = (
         f"- **Recommended by these results: {best}.** It lowers the NLL of prior-breaking colours in every headline, "

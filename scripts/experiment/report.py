@@ -15,7 +15,7 @@ import figures
 from analysis import BY_KEY, Result, by_run, load
 from conclude import LEVEL, conclusions
 from settings import BASELINE, PATHS, Sizes, World
-from studies import STUDIES, Weights, choose, chosen_weights
+from studies import ON_CPU, STUDIES, Weights, choose, chosen_weights
 from study import DEFAULT_CHOICE_SEEDS, HERE, arguments, seeds_of, sizes_of
 from tables import (
     TITLES,
@@ -33,8 +33,9 @@ from tables import (
     not_chosen,
     per_seed,
     steps,
+    sweep_tables,
+    sweeps,
     table,
-    variants,
 )
 
 
@@ -48,14 +49,8 @@ def what_was_run(results: Results, sizes: Sizes, weights: Weights, args: argpars
         whole = {run.seed for run in runs if all(r in results for r in runs if r.seed == run.seed)}
         state = f"{len(done)} of {len(runs)} runs, {len(whole)} whole seeds"
         first = (make.__doc__ or "").strip().split("\n")[0]
-        rows.append(
-            [
-                study,
-                first,
-                state,
-                "" if len(done) == len(runs) else f"`scripts/experiment/run.sh --studies {study}{options}`",
-            ]
-        )
+        command = f"`scripts/experiment/run.sh --studies {study}{options}{' --device cuda' * (study not in ON_CPU)}`"
+        rows.append([study, first, state, "" if len(done) == len(runs) else command])
     return table(["study", "what", "done", "what runs the rest"], rows)
 
 
@@ -79,6 +74,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         if part:
             found[path] = part
     worlds = lengths(results, weights, sizes, seeds_of("headline", args))
+    swept = sweeps(results, weights, sizes, args)
     lines = [
         "# Does VISTA help? A controlled experiment",
         "",
@@ -90,7 +86,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
         f"By rule: a difference is called one where its p value (paired t test over seeds, corrected for the number of "
         f"arms by Holm) is below {LEVEL:g}. Few seeds show large differences only: none shown is not none.",
         "",
-        *conclusions(found, worlds),
+        *conclusions(found, worlds, swept),
         "",
         "## What was run",
         "",
@@ -145,7 +141,7 @@ def write(args: argparse.Namespace, output: Path) -> Path:
             *length_table(worlds),
             "",
         ]
-    lines += variants(results, weights, sizes, args)
+    lines += sweep_tables(swept)
     written = output / "RESULTS.md"
     written.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return written

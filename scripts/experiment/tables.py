@@ -159,19 +159,31 @@ def _pairs(results: Results, runs: Iterable[Run]) -> list[tuple[Result, Result]]
     return [(results[run], results[base]) for run, base in both if run in results and base in results]
 
 
-def _differences(pairs: Sequence[tuple[Result, Result]], keys: Sequence[str]) -> list[str]:
-    """How many pairs, and each measure's difference."""
-    cells = []
+Compared = dict[str, list[Difference]]
+
+
+def _compared(arms: Mapping[str, Sequence[tuple[Result, Result]]], keys: Sequence[str]) -> Compared:
+    """Each arm's difference in each measure, from its pairs; p is corrected for the number of arms."""
+    columns = []
     for measure in (BY_KEY[key] for key in keys):
-        arm, base = ([measure.read(pair[side]) for pair in pairs] for side in (0, 1))
-        cells.append(span(difference(arm, base, measure.better), measure.digits))
-    return [str(len(pairs)), *cells]
+        sides = [[[measure.read(pair[side]) for pair in pairs] for side in (0, 1)] for pairs in arms.values()]
+        columns.append(corrected([difference(arm, base, measure.better) for arm, base in sides]))
+    return dict(zip(arms, map(list, zip(*columns, strict=True)), strict=True))
+
+
+def _compared_table(head: str, compared: Compared, keys: Sequence[str]) -> list[str]:
+    measures = [BY_KEY[key] for key in keys]
+    rows = [
+        [name, str(found[0].seeds), *(span(d, measure.digits) for d, measure in zip(found, measures, strict=True))]
+        for name, found in compared.items()
+    ]
+    return table([head, "seeds", *(measure.title for measure in measures)], rows)
 
 
 def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
     """Runs on test scenes of arms that no study has: an earlier choice, on fewer seeds, fell on their weight."""
     keys = ("color_nll", "color_accuracy", "text_nll")
-    rows = []
+    arms: dict[str, list[tuple[Result, Result]]] = {}
     for path in PATHS:
         by_arm: dict[Arm, list[Run]] = {}
         for run in results:
@@ -179,14 +191,15 @@ def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
             if plain and run.seed < CHOICE_SEED and run == Run(run.seed, run.arm, sizes=sizes, path=path):
                 by_arm.setdefault(run.arm, []).append(run)
         for arm in sorted(by_arm.keys() - set(headline_arms(weights)), key=lambda arm: arm.name):
-            rows.append([TITLES[path], arm.name, *_differences(_pairs(results, by_arm[arm]), keys)])
-    if not rows:
+            arms[f"{arm.name}, {TITLES[path]}"] = _pairs(results, by_arm[arm])
+    if not arms:
         return []
     return [
         "Also run on test scenes, because the choice fell on them while it rested on fewer validation seeds; the study "
-        "goes on with the choice above, and no conclusion uses them. Difference from the baseline, 95% interval:",
+        "goes on with the choice above, and no conclusion uses them. Difference from the baseline, 95% interval, p "
+        "corrected for the rows:",
         "",
-        *table(["path", "arm", "seeds", *(BY_KEY[key].title for key in keys)], rows),
+        *_compared_table("arm", _compared(arms, keys), keys),
         "",
     ]
 
@@ -260,21 +273,31 @@ def length_table(worlds: Sequence[tuple[float, World, Group]]) -> list[str]:
     return table(["tokens", "seeds", "measure", BASELINE, *METHODS], rows)
 
 
-def variants(results: Results, weights: Weights, sizes: Sizes, args: argparse.Namespace) -> list[str]:
-    """One option at a time, and batch size and prior: paired with the baseline of the same data."""
-    lines: list[str] = []
+#: What sweeps are compared by.
+SWEPT = ("color_nll", "color_accuracy", "information", "text_nll")
+
+
+def sweeps(results: Results, weights: Weights, sizes: Sizes, args: argparse.Namespace) -> dict[str, Compared]:
+    """Per sweep that has begun, every arm against the baseline of the same data."""
+    found = {}
     for study in ("variants", "batch", "prior"):
         seeds = seeds_of(study, args)
-        rows = []
+        where = {"variants": "", "batch": ", batch {run.sizes.batch}", "prior": ", prior {run.world.prior:g}"}[study]
+        arms = {}
         for run in dict.fromkeys(replace(run, seed=0) for run in STUDIES[study](seeds, sizes, weights)):
             pairs = _pairs(results, [replace(run, seed=seed) for seed in range(seeds)])
-            if run.arm.method == BASELINE or not pairs:
-                continue
-            where = {"variants": "", "batch": f", batch {run.sizes.batch}", "prior": f", prior {run.world.prior:g}"}
-            cells = _differences(pairs, ("color_nll", "color_accuracy", "information", "text_nll"))
-            rows.append([run.arm.name + where[study], *cells])
-        if rows:
-            head = ["arm", "seeds", "NLL of colours, prior-breaking", "right colours", "visual information", "text NLL"]
-            lines += [f"## {study.capitalize()} (fast path): difference from the baseline, 95% interval", "",
-                      *table(head, rows), ""]  # fmt: skip
+            if run.arm.method != BASELINE and pairs:
+                arms[run.arm.name + where.format(run=run)] = pairs
+        if arms:
+            found[study] = _compared(arms, SWEPT)
+    return found
+
+
+def sweep_tables(found: Mapping[str, Compared]) -> list[str]:
+    lines: list[str] = []
+    for study, compared in found.items():
+        title = (
+            f"## {study.capitalize()} (fast path): difference from the baseline, 95% interval, p corrected for the rows"
+        )
+        lines += [title, "", *_compared_table("arm", compared, SWEPT), ""]
     return lines

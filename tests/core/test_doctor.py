@@ -1,21 +1,18 @@
-"""The doctor on made-up checkouts, checkpoints and environments, and the command line around it.
+"""The doctor on made-up checkouts, checkpoints and environments.
 
 Runs with and without a host installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import llava_vista
 from llava_vista import cli
 from llava_vista.adapters import all_adapters
 from llava_vista.doctor import environment
@@ -376,70 +373,3 @@ def test_no_trouble():
     assert labels(Situation(good, hosts=frozenset({"llava"}))) == set()
     assert labels(Situation({})) == set()
     assert labels(Situation(good, cpu_build=True, hosts=frozenset({"llava"}))) == {"deepspeed"}  # saving
-
-
-# --- the command line ---
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A subcommand ``try`` whose ``run`` the test sets."""
-    module = types.ModuleType("llava_vista.try_command")
-    module.add_arguments = lambda parser: parser.add_argument("--number", type=int)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(cli.COMMANDS, "try", ("try_command", "for the test"))
-    return module
-
-
-def test_command_gets_its_arguments_and_gives_its_code(command):
-    command.run = lambda args: args.number
-    assert cli.main(["try", "--number", "3"]) == 3
-    command.run = lambda args: None
-    assert cli.main(["try"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (llava_vista.ConfigError("two\nlines"), "two lines"),
-        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"), "matplotlib is not installed"),
-        (FileNotFoundError(2, "No such file or directory", "data.json"), "data.json"),
-    ],
-)
-def test_errors_of_the_user_are_one_line(command, capsys, error, message):
-    def run(args: argparse.Namespace) -> int:
-        raise error
-
-    command.run = run
-    assert cli.main(["try"]) == 2
-    written = capsys.readouterr()
-    assert written.out == "" and written.err.count("\n") == 1
-    assert written.err.startswith("llava-vista: error: ") and message in written.err
-
-
-def test_defects_are_not_hidden(command):
-    def run(args: argparse.Namespace) -> int:
-        raise ModuleNotFoundError("No module named 'llava_vista.lost'", name="llava_vista.lost")
-
-    command.run = run
-    with pytest.raises(ModuleNotFoundError):
-        cli.main(["try"])
-
-
-@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["--help"], 0), ([], 2), (["nonsense"], 2)])
-def test_parser_exits(capsys, words, code):
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(words)
-    assert exit_info.value.code == code
-    if words == ["--version"]:
-        assert capsys.readouterr().out == f"llava-vista {llava_vista.__version__}\n"
-
-
-@pytest.mark.parametrize("name", ["doctor"])
-def test_command_line_imports_nothing_heavy(name):
-    code = (
-        "import sys\nfrom llava_vista import cli\ncli.build_parser(sys.argv[1])\n"
-        "print(*{'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, timeout=60)
-    assert (done.stdout.strip(), done.stderr.strip()) == ("", "")

@@ -223,7 +223,7 @@ def test_study_goes_on_where_it_stopped_and_the_report_is_written(
     assert "| larger model | l2-1 | **better** |" in text
     made_up(settings.Run(0, settings.Arm("l2", 0.1), sizes=SIZES), work, work / "made_up")  # of an earlier choice
     assert report.main([*options, "--sweep"]) == 0
-    assert "| fast path | l2-0.1 | 1 | -0.010 |" in (work / "RESULTS.md").read_text()
+    assert "| l2-0.1, fast path | 1 | -0.010 |" in (work / "RESULTS.md").read_text()
 
 
 def test_report_tells_pre_trained_parts_of_several_machines_apart() -> None:

@@ -12,6 +12,7 @@ import torch
 from cpu_ranks import leave, wait_for_every_gather
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import TrainingArguments
+from runs import STEPS
 from tiny_llava import IMAGE_TOKEN, build, make_batch
 from transformers import HfArgumentParser, Trainer, TrainerCallback
 
@@ -72,6 +73,25 @@ def make_trainer(model_arguments: ModelArguments, arguments: TrainingArguments) 
     if "PAUSE" in os.environ:
         trainer.add_callback(Pause())
     return trainer
+
+
+def arguments(output: Path, **options) -> TrainingArguments:
+    """For a run in the test's own process: `STEPS` steps, nothing saved."""
+    return TrainingArguments(
+        **{
+            "output_dir": str(output),
+            "max_steps": STEPS,
+            "per_device_train_batch_size": 2,
+            "logging_steps": 2,
+            "learning_rate": 1e-3,
+            "save_strategy": "no",
+            "report_to": [],
+            "remove_unused_columns": False,
+            "disable_tqdm": True,
+            "seed": 3,
+            **options,
+        }
+    )
 
 
 def main() -> None:
