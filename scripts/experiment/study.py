@@ -106,6 +106,8 @@ def _quiet() -> None:
 def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     sizes = sizes_of(args)
+    if args.device == "cpu" and not args.reduced and not {*args.studies} <= {*ON_CPU}:
+        print("large takes days on a CPU; --device cuda runs it on a GPU", flush=True)
     carry_out("choice of weights", choose(args.choice_seeds, sizes), args)
     try:
         weights = chosen_weights(args.results, args.choice_seeds, sizes)

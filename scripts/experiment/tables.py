@@ -171,13 +171,13 @@ def _compared(arms: Mapping[str, Sequence[tuple[Result, Result]]], keys: Sequenc
     return dict(zip(arms, map(list, zip(*columns, strict=True)), strict=True))
 
 
-def _compared_table(head: str, compared: Compared, keys: Sequence[str]) -> list[str]:
+def _compared_table(compared: Compared, keys: Sequence[str]) -> list[str]:
     measures = [BY_KEY[key] for key in keys]
     rows = [
         [name, str(found[0].seeds), *(span(d, measure.digits) for d, measure in zip(found, measures, strict=True))]
         for name, found in compared.items()
     ]
-    return table([head, "seeds", *(measure.title for measure in measures)], rows)
+    return table(["arm", "seeds", *(measure.title for measure in measures)], rows)
 
 
 def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
@@ -191,7 +191,8 @@ def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
             if plain and run.seed < CHOICE_SEED and run == Run(run.seed, run.arm, sizes=sizes, path=path):
                 by_arm.setdefault(run.arm, []).append(run)
         for arm in sorted(by_arm.keys() - set(headline_arms(weights)), key=lambda arm: arm.name):
-            arms[f"{arm.name}, {TITLES[path]}"] = _pairs(results, by_arm[arm])
+            if pairs := _pairs(results, by_arm[arm]):
+                arms[f"{arm.name}, {TITLES[path]}"] = pairs
     if not arms:
         return []
     return [
@@ -199,7 +200,7 @@ def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
         "goes on with the choice above, and no conclusion uses them. Difference from the baseline, 95% interval, p "
         "corrected for the rows:",
         "",
-        *_compared_table("arm", _compared(arms, keys), keys),
+        *_compared_table(_compared(arms, keys), keys),
         "",
     ]
 
@@ -299,5 +300,5 @@ def sweep_tables(found: Mapping[str, Compared]) -> list[str]:
         title = (
             f"## {study.capitalize()} (fast path): difference from the baseline, 95% interval, p corrected for the rows"
         )
-        lines += [title, "", *_compared_table("arm", compared, SWEPT), ""]
+        lines += [title, "", *_compared_table(compared, SWEPT), ""]
     return lines
