@@ -77,14 +77,17 @@ BY_KEY = {measure.key: measure for measure in MEASURES}
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus baseline over paired seeds: mean, 95% interval (t), p of the paired t test, and Holm's."""
+    """Arm minus baseline over paired seeds: mean, 95% interval (t), p of the paired t test, and Holm's.
+
+    ``baseline`` is the baseline's own mean over these seeds.
+    """
 
     mean: float
     low: float
     high: float
     p: float
     seeds: int
-    wins: int
+    baseline: float
     corrected: float = math.nan
 
 
@@ -135,12 +138,11 @@ def _student(t: float, freedom: int) -> float:
     return float(min(1.0, 2 * math.exp(log_norm) * math.sqrt(freedom) * area))
 
 
-def difference(arm: Sequence[float], baseline: Sequence[float], better: int) -> Difference:
+def difference(arm: Sequence[float], baseline: Sequence[float]) -> Difference:
     """Of paired values, in the same order of seeds."""
     deltas = [a - b for a, b in zip(arm, baseline, strict=True)]
     mean, low, high = mean_and_interval(deltas)
-    wins = sum(delta * (better or 1) > 0 for delta in deltas)
-    return Difference(mean, low, high, t_test(deltas), len(deltas), wins)
+    return Difference(mean, low, high, t_test(deltas), len(deltas), sum(baseline) / len(baseline))
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:

@@ -71,7 +71,7 @@ def differences(measure: Measure, found: Group) -> dict[str, Difference]:
     return dict(
         zip(
             names,
-            corrected([difference([measure.read(r) for r in found[n]], base, measure.better) for n in names]),
+            corrected([difference([measure.read(r) for r in found[n]], base) for n in names]),
             strict=True,
         )
     )
@@ -167,17 +167,18 @@ def _compared(arms: Mapping[str, Sequence[tuple[Result, Result]]], keys: Sequenc
     columns = []
     for measure in (BY_KEY[key] for key in keys):
         sides = [[[measure.read(pair[side]) for pair in pairs] for side in (0, 1)] for pairs in arms.values()]
-        columns.append(corrected([difference(arm, base, measure.better) for arm, base in sides]))
+        columns.append(corrected([difference(arm, base) for arm, base in sides]))
     return dict(zip(arms, map(list, zip(*columns, strict=True)), strict=True))
 
 
 def _compared_table(compared: Compared, keys: Sequence[str]) -> list[str]:
     measures = [BY_KEY[key] for key in keys]
     rows = [
-        [name, str(found[0].seeds), *(span(d, measure.digits) for d, measure in zip(found, measures, strict=True))]
+        [name, str(found[0].seeds), number(found[0].baseline, measures[0].digits),
+         *(span(d, measure.digits) for d, measure in zip(found, measures, strict=True))]
         for name, found in compared.items()
-    ]
-    return table(["arm", "seeds", *(measure.title for measure in measures)], rows)
+    ]  # fmt: skip
+    return table(["arm", "seeds", f"baseline's {measures[0].title}", *(measure.title for measure in measures)], rows)
 
 
 def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
