@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import stdev
 
 from analysis import BY_KEY, Difference, Measure, Result, mean_and_interval
-from settings import BASELINE, METHODS, PATHS, World
-from tables import SWEPT, TITLES, Compared, Group, counted, differences, interval, number, span, table
+from settings import BASELINE, METHODS, PATHS, TITLES, World
+from tables import Compared, Group, counted, differences, interval, number, span, table
 
 #: What the conclusions look at: does the model see better, and is anything harmed?
 SEEING, HARM = ("color_nll", "color_accuracy", "information", "accuracy"), ("plain_nll", "text_nll")
@@ -103,11 +103,11 @@ def swept(sweeps: Mapping[str, Compared]) -> list[str]:
     shown = [
         f"{name}: {BY_KEY[key].title} {verdict(BY_KEY[key], d)} ({span(d, BY_KEY[key].digits)})"
         for compared in sweeps.values()
-        for name, differences in compared.items()
-        for key, d in zip(SWEPT, differences, strict=True)
+        for key, differences in compared.items()
+        for name, d in differences.items()
         if d.corrected < LEVEL
     ]
-    count = sum(map(len, sweeps.values()))
+    count = sum(len(compared["color_nll"]) for compared in sweeps.values())
     told = "; ".join(shown) or "No difference from the baseline is shown"
     names = ", ".join(sweeps)
     return [f"- **Sweeps ({names}; {count} arms on the fast path, p corrected within each sweep).** {told}."]

@@ -49,6 +49,8 @@ def _result(run: Run, work: Path, device: str) -> dict[str, Any]:
     from measure import measure
     from prepare import prepare
 
+    if run.path == "llava":
+        device = "cpu"  # where the demo's scripts train
     setup = prepare(run, work, device)
     begin = time.perf_counter()
     if run.path == "fast":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import BY_KEY, Result, mean_and_interval
-from settings import BASELINE, METHODS, Run
+from settings import BASELINE, METHODS, TITLES, Run
 
 STYLES: dict[str, dict[str, Any]] = {
     BASELINE: {"color": "#222222", "linestyle": "-", "marker": "o"},
@@ -16,7 +16,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "cosine": {"color": "#1b9e77", "linestyle": "-.", "marker": "^"},
     "infonce": {"color": "#7570b3", "linestyle": ":", "marker": "D"},
 }
-TITLES = {"fast": "fast path (transformers' Llava)", "llava": "real LLaVA-1.5 pipeline", "large": "larger model"}
 #: Seeds from which on a band is an interval.
 ENOUGH = 5
 Group = Mapping[str, Sequence[Result]]

@@ -6,7 +6,6 @@ python scripts/experiment/report.py [the options that study.py was run with]
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ from pathlib import Path
 import figures
 from analysis import BY_KEY, Result, by_run, load
 from conclude import LEVEL, conclusions
-from settings import BASELINE, PATHS, Sizes, World
+from settings import BASELINE, PATHS, TITLES, Sizes, World
 from studies import ON_CPU, STUDIES, Weights, choose, chosen_weights
 from study import DEFAULT_CHOICE_SEEDS, HERE, arguments, seeds_of, sizes_of
 from tables import (
-    TITLES,
     Group,
     Results,
     agreement,
@@ -149,10 +147,9 @@ def write(args: argparse.Namespace, output: Path) -> Path:
 
 def enlarged(sizes: Sizes, some: Result) -> str:
     """What is different in the headline with a larger model."""
-    patches = (sizes.image_size // sizes.patch_size) ** 2
     tokens = some["measures"]["breaking"]["captions"]["tokens"]
     return (
-        f"Width {sizes.hidden}, {sizes.layers} layers; {sizes.image_size} pixels, {patches} patches; captions of "
+        f"Width {sizes.hidden}, {sizes.layers} layers; {sizes.image_size} pixels, {sizes.patches} patches; captions of "
         f"{tokens:.0f} tokens; rates {sizes.text_rate:g} (text alone), {sizes.pretrain_rate:g} and "
         f"{sizes.finetune_rate:g}, which go with 1 / width from the small model's and were not searched; the small "
         f"model's weights. On {some['device']}."
@@ -184,13 +181,15 @@ def setting(sizes: Sizes, results: Results) -> list[str]:
     world, some = World(), next(iter(results.values()))
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
     bases = bases_of(results, sizes)
+    devices = sorted({result.get("device", "cpu") for run, result in results.items() if run.sizes == sizes})
     shared = "the same for all" if bases == 1 else f"made {bases} times, by the same recipe on other machines"
     return [
-        "Scenes of nine coloured shapes in a 3 by 3 grid, 96 pixels, 9 patches; a caption tells of "
-        f"{world.objects} of them (49 tokens), in an order that each seed draws. The language model ({sizes.layers} "
-        f"layers, width {sizes.hidden}) is first taught by text alone, {sizes.text_steps} steps: to look things up in "
-        f"notes, and that each of four shapes has a usual colour, one of six (prior {world.prior:g}; a sentence names "
-        "the shape before the colour). Then LLaVA-1.5's two stages with a frozen random-weight CLIP tower: "
+        f"Scenes of nine coloured shapes in a 3 by 3 grid, {sizes.image_size} pixels, {sizes.patches} patches; a "
+        f"caption tells of {world.objects} of them (49 tokens), in an order that each seed draws. The language model "
+        f"({sizes.layers} layers, width {sizes.hidden}) is first taught by text alone, {sizes.text_steps} steps: to "
+        "look things up in notes, and that each of four shapes has a usual colour, one of six (prior "
+        f"{world.prior:g}; a sentence names the shape before the colour). Then LLaVA-1.5's two "
+        "stages with a frozen random-weight CLIP tower: "
         f"{sizes.pretrain_steps} steps of captions (projector only, rate {sizes.pretrain_rate:g}) and "
         f"{sizes.finetune_steps} of captions and questions (projector and language model, rate "
         f"{sizes.finetune_rate:g}), batch {sizes.batch}, every scene seen once; steps and rates were set for "
@@ -198,9 +197,9 @@ def setting(sizes: Sizes, results: Results) -> list[str]:
         "has its usual colour (prior-breaking) and as many in which the prior holds as in training (plain).",
         "",
         "A seed decides scenes, order of telling, untrained projector and order of samples; language model and tower "
-        f"are {shared}. Arms of a seed share all of it, and take the same steps. On CPU cores "
-        f"({platform.machine()}), one thread a run; {versions}. Visual information: log p with the image minus log p "
-        "with it masked out of attention, nats. Blind guessing gets 0 of the prior-breaking colours when it follows "
+        f"are {shared}. Arms of a seed share all of it, and take the same steps. Device: "
+        f"{', '.join(devices)}, one thread a run; {versions}. Visual information: log p with the image minus log "
+        "p with it masked out of attention, nats. Blind guessing gets 0 of the prior-breaking colours when it follows "
         "the prior, a fifth when it guesses among the other colours; its NLL is 1.61 at best.",
     ]
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 PATHS = ("fast", "llava")
+#: Where the headline is run: on both paths, and with a larger model on the fast one.
+TITLES = {"fast": "fast path", "llava": "real LLaVA-1.5 pipeline", "large": "larger model"}
 STAGES = ("pretrain", "finetune", "both")
 #: The arms of the headline: no VISTA, and its estimators.
 METHODS = ("l2", "cosine", "infonce")
@@ -63,6 +65,10 @@ class Sizes:
     def base_name(self) -> str:
         pictures = f"-image{self.image_size}p{self.patch_size}" * (self.image_size != Sizes.image_size)
         return f"d{self.hidden}x{self.layers}{pictures}-text{self.text_steps}"
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
 
     def enlarged(self) -> Sizes:
         """What a GPU is for: width 768 and 16 layers, 97 million parameters; LLaVA-1.5's 336 pixels in 24 x 24 patches.

@@ -20,14 +20,14 @@ from analysis import (
     mean_and_interval,
     steps_to,
 )
-from settings import BASELINE, CHOICE_SEED, METHODS, PATHS, Arm, Run, Sizes, World
+from settings import BASELINE, CHOICE_SEED, METHODS, PATHS, TITLES, Arm, Run, Sizes, World
 from studies import STUDIES, WEIGHTS, Weights, choose, headline_arms
 from study import DEFAULT_CHOICE_SEEDS, seeds_of
 
 Results = Mapping[Run, Result]
 Group = dict[str, list[Result]]
-#: Where the headline is run; ``large`` is on the fast path too.
-TITLES = {"fast": "fast path", "llava": "real LLaVA-1.5 pipeline", "large": "larger model"}
+#: By measure and arm.
+Compared = dict[str, dict[str, Difference]]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -66,15 +66,15 @@ def by_method(found: Group) -> Group:
 
 
 def differences(measure: Measure, found: Group) -> dict[str, Difference]:
-    base = [measure.read(result) for result in found[BASELINE]]
-    names = [name for name in found if name != BASELINE]
-    return dict(
-        zip(
-            names,
-            corrected([difference([measure.read(r) for r in found[n]], base) for n in names]),
-            strict=True,
-        )
-    )
+    """Each arm's from the baseline of its seeds."""
+    arms = {name: list(zip(part, found[BASELINE], strict=True)) for name, part in found.items() if name != BASELINE}
+    return _compared(measure, arms)
+
+
+def _compared(measure: Measure, arms: Mapping[str, Sequence[tuple[Result, Result]]]) -> dict[str, Difference]:
+    """Each arm's difference, from its pairs with the baseline; p is corrected for the number of arms."""
+    sides = [[[measure.read(pair[side]) for pair in pairs] for side in (0, 1)] for pairs in arms.values()]
+    return dict(zip(arms, corrected([difference(arm, base) for arm, base in sides]), strict=True))
 
 
 def comparison(found: Group) -> list[str]:
@@ -159,24 +159,13 @@ def _pairs(results: Results, runs: Iterable[Run]) -> list[tuple[Result, Result]]
     return [(results[run], results[base]) for run, base in both if run in results and base in results]
 
 
-Compared = dict[str, list[Difference]]
-
-
-def _compared(arms: Mapping[str, Sequence[tuple[Result, Result]]], keys: Sequence[str]) -> Compared:
-    """Each arm's difference in each measure, from its pairs; p is corrected for the number of arms."""
-    columns = []
-    for measure in (BY_KEY[key] for key in keys):
-        sides = [[[measure.read(pair[side]) for pair in pairs] for side in (0, 1)] for pairs in arms.values()]
-        columns.append(corrected([difference(arm, base) for arm, base in sides]))
-    return dict(zip(arms, map(list, zip(*columns, strict=True)), strict=True))
-
-
-def _compared_table(compared: Compared, keys: Sequence[str]) -> list[str]:
-    measures = [BY_KEY[key] for key in keys]
+def _compared_table(compared: Compared) -> list[str]:
+    measures = [BY_KEY[key] for key in compared]
+    first = compared[measures[0].key]
     rows = [
-        [name, str(found[0].seeds), number(found[0].baseline, measures[0].digits),
-         *(span(d, measure.digits) for d, measure in zip(found, measures, strict=True))]
-        for name, found in compared.items()
+        [name, str(d.seeds), number(d.baseline, measures[0].digits),
+         *(span(compared[measure.key][name], measure.digits) for measure in measures)]
+        for name, d in first.items()
     ]  # fmt: skip
     return table(["arm", "seeds", f"baseline's {measures[0].title}", *(measure.title for measure in measures)], rows)
 
@@ -201,7 +190,7 @@ def not_chosen(results: Results, weights: Weights, sizes: Sizes) -> list[str]:
         "goes on with the choice above, and no conclusion uses them. Difference from the baseline, 95% interval, p "
         "corrected for the rows:",
         "",
-        *_compared_table(_compared(arms, keys), keys),
+        *_compared_table({key: _compared(BY_KEY[key], arms) for key in keys}),
         "",
     ]
 
@@ -291,7 +280,7 @@ def sweeps(results: Results, weights: Weights, sizes: Sizes, args: argparse.Name
             if run.arm.method != BASELINE and pairs:
                 arms[run.arm.name + where.format(run=run)] = pairs
         if arms:
-            found[study] = _compared(arms, SWEPT)
+            found[study] = {key: _compared(BY_KEY[key], arms) for key in SWEPT}
     return found
 
 
@@ -301,5 +290,5 @@ def sweep_tables(found: Mapping[str, Compared]) -> list[str]:
         title = (
             f"## {study.capitalize()} (fast path): difference from the baseline, 95% interval, p corrected for the rows"
         )
-        lines += [title, "", *_compared_table(compared, SWEPT), ""]
+        lines += [title, "", *_compared_table(compared), ""]
     return lines

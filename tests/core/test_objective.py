@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal import literal_vista
+from objective_checks import METHODS, equals_a_literal_loop, random_case
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava_vista import (
@@ -25,10 +25,9 @@ from llava_vista import (
     vista_loss,
 )
 from llava_vista.config import ESTIMATORS, WEIGHTINGS
-from llava_vista.objective import AlignmentHead, backend, precision, rows
+from llava_vista.objective import AlignmentHead, precision
 
 REFERENCE = Path(__file__).parent.parent / "data" / "objective_cases.npz"
-METHODS = ("l2", "cosine")
 
 
 def reference_case(case: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, float]]:
@@ -62,17 +61,6 @@ def test_published_cosine_sign_means_maximising() -> None:
     assert opposed.item() == pytest.approx(0.75)
 
 
-def random_case(
-    seed: int, batch: int, length: int, width: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    embeds = torch.randn(batch, length, width, generator=generator)
-    hidden = torch.randn(batch, length, width, generator=generator)
-    kind = torch.randint(-1, 2, (batch, length), generator=generator)
-    answer = torch.rand(batch, length, generator=generator) < 0.5
-    return embeds, hidden, kind, answer & (kind == 0)
-
-
 @pytest.mark.parametrize("scope", ["all", "answer"])
 @pytest.mark.parametrize("weighting", ["linear", "uniform"])
 @pytest.mark.parametrize("method", METHODS)
@@ -80,22 +68,7 @@ def random_case(
 def test_values_and_gradients_equal_a_literal_loop(
     batch: int, length: int, width: int, method: str, weighting: str, scope: str
 ) -> None:
-    embeds, hidden, kind, answer = random_case(batch * length, batch, length, width)
-    exact = [tensor.double().requires_grad_() for tensor in (embeds, hidden)]
-    inputs = [tensor.clone().requires_grad_() for tensor in (embeds, hidden)]
-    layout = SequenceLayout(text=kind == 0, image=kind == 1, answer=answer)
-    config = VistaConfig(method=method, position_weighting=weighting, text_scope=scope)
-    terms = AlignmentHead(config)(*inputs, layout)
-    terms.loss.backward()
-    expected, similarity = literal_vista(
-        *exact, answer if scope == "answer" else kind == 0, kind == 1, method, weighting
-    )
-    expected.backward()
-    assert abs(terms.loss.item() - expected.item()) < 1e-6
-    assert abs(terms.similarity.item() - similarity.item()) < 1e-6
-    for ours, theirs in zip(inputs, exact, strict=True):
-        wanted = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
-        assert (ours.grad.double() - wanted).abs().max() < 1e-6
+    equals_a_literal_loop(batch, length, width, method, weighting, scope)
 
 
 def published_arithmetic(embeds: torch.Tensor, hidden: torch.Tensor, text: torch.Tensor, image: torch.Tensor, method):
@@ -178,103 +151,6 @@ def test_garbage_in_an_unaligned_sample_harms_nobody() -> None:
     loss.backward()
     assert loss.isfinite()
     assert hidden.grad.isfinite().all()
-
-
-@pytest.fixture(params=["known", "unknown"])
-def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In many pieces, of which it is known which rows count (as on a CPU) or not (as elsewhere)."""
-    cut = rows._cut
-    monkeypatch.setattr(rows, "_PIECE_CORE", 100)
-    if request.param == "unknown":
-        monkeypatch.setattr(rows, "_cut", lambda *given: [piece._replace(rows="some") for piece in cut(*given)])
-        monkeypatch.setattr(rows, "_multiplies_exactly", lambda device: False)
-
-
-@pytest.mark.parametrize("wrong", ["sum_rows", "write_rows"])
-def test_kernels_that_give_something_else_are_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(result):
-        return (result[0] * 1.001, result[1]) if isinstance(result, tuple) else result + 0.01 * result.abs().max()
-
-    kernels = SimpleNamespace(sum_rows=rows.sum_rows, write_rows=rows.write_rows)
-    assert backend.agree(kernels, torch.device("cpu"), torch.bfloat16, 48)
-    function = getattr(rows, wrong)
-    setattr(kernels, wrong, lambda *given: spoil(function(*given)))
-    assert not backend.agree(kernels, torch.device("cpu"), torch.bfloat16, 48)
-
-
-def test_kernels_that_do_not_run_are_replaced_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given):
-        raise RuntimeError("no C compiler")
-
-    broken = SimpleNamespace(sum_rows=fail, write_rows=fail, WIDEST=100)
-    gpu = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, shape=(2, 3, 8), device=torch.device("cpu"))
-    gpu.stride, gpu.numel = lambda axis: 1, lambda: 48
-    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(backend.importlib, "import_module", lambda name: broken)
-    said: list[str] = []
-    monkeypatch.setattr(backend, "warn_once", said.append)
-    backend._tried.cache_clear()
-    assert backend.backend(gpu) is rows
-    assert "no C compiler" in said[0]
-    backend._tried.cache_clear()
-    broken.sum_rows, broken.write_rows = rows.sum_rows, rows.write_rows
-    assert backend.backend(gpu) is broken
-    monkeypatch.setenv("LLAVA_VISTA_TRITON", "0")
-    assert backend.backend(gpu) is rows
-    backend._tried.cache_clear()
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("batch", "length", "width"), [(3, 47, 17), (1, 1, 300), (50, 2, 9), (7, 4, 5)])
-def test_both_ways_of_reading_equal_a_literal_loop(
-    batch: int, length: int, width: int, method: str, reading: None
-) -> None:
-    test_values_and_gradients_equal_a_literal_loop(batch, length, width, method, "linear", "all")
-
-
-def test_pieces_cover_everything_once_and_say_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_PIECE_CORE", 100)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    used = torch.zeros(6, 30, dtype=torch.bool)
-    used[0], used[1, 11:], used[2, 3], used[3, ::2] = True, True, True, True
-    used[4, :9], used[4, 12] = True, True
-    # 1: three samples each; 10: at most 10 rows of a run, short runs together; 1000: one row, or a run without weights
-    for width, count in ((1, 2), (10, 3 + 3 + 2 + 3 + 3 + 1), (1000, 30 + 1 + 19)):
-        seen = torch.zeros(used.shape, dtype=torch.int)
-        pieces = rows._cut(used if width < 1000 else used[[0, 1]], width)
-        for piece in pieces:
-            part = used[piece.at]
-            seen[piece.at] += 1
-            assert piece.rows == "none" or part.numel() <= max(1, 100 // width)
-            assert piece.rows != "all" or part.all()
-            assert piece.rows != "none" or not part.any()
-        assert (seen == 1)[: 2 if width == 1000 else 6].all()
-        assert len(pieces) == count
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scope", ["all", "answer"])
-@pytest.mark.parametrize("method", METHODS)
-def test_rows_without_weight_reach_neither_value_nor_gradient(
-    method: str, scope: str, dtype: torch.dtype, bad: float, reading: None
-) -> None:
-    """Whatever stands at image and padding positions, and at text out of scope: the same numbers, bit for bit."""
-    embeds, hidden, kind, answer = random_case(7, 3, 90, 16)
-    kind[:, 0] = 1
-    layout = SequenceLayout(kind == 0, kind == 1, answer)
-    counts = answer if scope == "answer" else kind == 0
-    results = []
-    for value in (0.0, bad):
-        inputs = [embeds.masked_fill(~counts[..., None], value).to(dtype).requires_grad_(), hidden.to(dtype)]
-        inputs[1].requires_grad_()
-        terms = AlignmentHead(VistaConfig(method=method, text_scope=scope))(*inputs, layout)
-        terms.loss.backward()
-        assert terms.loss.isfinite()
-        results.append((terms.loss, terms.similarity, *(tensor.grad for tensor in inputs)))
-    assert all(torch.equal(clean, dirty) for clean, dirty in zip(*results, strict=True))
-    assert results[0][2][~counts].abs().max() == 0
-    assert results[0][2][counts].abs().max() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)

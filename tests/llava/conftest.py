@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from probe_site import Site
 from tiny_llava import build
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
@@ -25,3 +26,8 @@ def tower_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def make_model(tower_path: str) -> Callable[..., torch.nn.Module]:
     return lambda kind="llama", **options: build(kind, tower_path, **options)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("site"))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from literal import literal_vista
+from probe_site import OPTIONS, Site, run
 
 from llava_vista import VistaConfig, attach, vista_loss
 from llava_vista.cli import main
-from llava_vista.demo.checkpoint import build_tiny_llava
-from llava_vista.demo.dataset import DataSizes, write_data
-from llava_vista.demo.scenes import caption, make_scenes
 from llava_vista.probe.data import Sample, load_samples
 from llava_vista.probe.errors import ProbeError
 from llava_vista.probe.examine import open_image
@@ -24,63 +21,6 @@ from llava_vista.probe.hosts import LoadOptions, load_subject
 from llava_vista.probe.looking import looking_at
 from llava_vista.probe.measures.alignment import align
 from llava_vista.probe.measures.information import VisualInformation, answer_log_probs, answer_runs
-
-OPTIONS = LoadOptions(None, None, torch.device("cpu"), torch.float32)
-
-
-class Site:
-    """Two checkpoints that differ in their weights, and the data that they are probed on."""
-
-    def __init__(self, root: Path) -> None:
-        from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
-        from transformers import AutoTokenizer
-
-        self.root = root
-        texts = [caption(scene) for scene in make_scenes(40)]
-        self.tiny = build_tiny_llava(root / "setup", texts=texts, hidden_size=32, heads=4, layers=2,
-                                     intermediate_size=48, vision_hidden_size=16)  # fmt: skip
-        data = write_data(root / "data", DataSizes(12, 12, 3, 3, 6), seed=0, image_size=96)
-        self.images, self.captions, self.conversations, self.questions = (
-            data.images, data.pretrain, data.finetune, data.heldout,
-        )  # fmt: skip
-        config = LlavaConfig.from_pretrained(self.tiny.language_model)
-        config.update(
-            {
-                "mm_vision_tower": str(self.tiny.vision_tower),
-                "mm_hidden_size": 16,
-                "mm_projector_type": "mlp2x_gelu",
-                "mm_vision_select_layer": -2,
-                "image_aspect_ratio": "pad",
-                "tokenizer_model_max_length": 2048,
-            }
-        )
-        self.checkpoints = []
-        for seed, name in enumerate(("baseline", "vista")):
-            torch.manual_seed(seed)
-            model = LlavaLlamaForCausalLM.from_pretrained(self.tiny.language_model, config=config)
-            for parameter in model.model.mm_projector.parameters():
-                torch.nn.init.normal_(parameter, std=0.5)  # images that matter
-            model.save_pretrained(root / name / "finetune")
-            AutoTokenizer.from_pretrained(self.tiny.language_model, use_fast=False).save_pretrained(
-                root / name / "finetune"
-            )
-            self.checkpoints.append(root / name / "finetune")
-
-    def projector(self, folder: Path) -> dict[str, torch.Tensor]:
-        """A stage-1 folder as LLaVA saves it; what is in it."""
-        from safetensors.torch import load_file
-
-        folder.mkdir()
-        shutil.copy(self.checkpoints[0] / "config.json", folder)
-        weights = load_file(self.checkpoints[0] / "model.safetensors")
-        kept = {name: value for name, value in weights.items() if "mm_projector" in name}
-        torch.save(kept, folder / "mm_projector.bin")
-        return kept
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture
@@ -228,12 +168,6 @@ def test_words_marked_visual_are_found_in_llavas_tokens(site, subject) -> None:
     assert set(subject.decode(ids[second].tolist()).lower().split()) == {"the"}
 
 
-def run(site: Site, output: Path, *words: object) -> dict[str, Any]:
-    command = ["probe", *map(str, words), "--images", str(site.images), "--output", str(output)]
-    assert main(command) == 0
-    return json.loads((output / "probe.json").read_text())
-
-
 def curves(record: Any) -> list[dict[str, Any]]:
     """Every curve in a record, however deep."""
     if isinstance(record, dict):
@@ -350,89 +284,6 @@ def test_another_tower_by_name(site, tmp_path, monkeypatch) -> None:
     assert own["neighbours"]["by_depth"] != item["neighbours"]["by_depth"]
     words = ["probe", *map(str, command), "--images", str(site.images), "--output", str(tmp_path)]
     assert main([*words, "--tower", "nothing"]) == 2
-
-
-# --- what else training leaves behind ---
-
-
-def test_a_stage_one_projector_needs_its_base(site, tmp_path, capsys) -> None:
-    folder = tmp_path / "pretrain"
-    weights = site.projector(folder)
-    data = ("--data", str(site.captions), "--images", str(site.images), "--output", str(tmp_path / "out"))
-    assert main(["probe", str(folder), *data]) == 2
-    assert "projector (mm_projector.bin, as stage 1 saves it) only" in capsys.readouterr().err
-    record = run(site, tmp_path / "out", folder, "--data", site.captions, "--base", site.tiny.language_model)
-    item = record["checkpoints"][0]
-    assert (item["kind"], item["template"], item["samples"]["used"]) == ("projector", "plain", 12)
-    loaded = load_subject(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))[1]
-    state = loaded.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in weights.items())
-    assert type(loaded.model.model.layers[0].self_attn).__name__ == "LlamaAttention"  # the eager one
-
-
-def test_a_lora_checkpoint_is_merged_into_its_base(site, tmp_path, capsys) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path / "llava-lora"
-    weights = site.projector(folder)
-    (folder / "mm_projector.bin").unlink()
-    torch.save({f"base_model.model.{name}": value for name, value in weights.items()},
-               folder / "non_lora_trainables.bin")  # fmt: skip
-    torch.manual_seed(5)
-    base = load_subject(site.checkpoints[0], OPTIONS)[1].model
-    wrapped = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    wrapped.save_pretrained(folder)
-    shutil.copy(site.checkpoints[0] / "config.json", folder)
-    data = ("--data", str(site.captions), "--images", str(site.images), "--output", str(tmp_path / "out"))
-    assert main(["probe", str(folder), *data]) == 2
-    assert "holds LoRA weights only" in capsys.readouterr().err
-    loaded = load_subject(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))[1]
-    assert (loaded.notes["kind"], loaded.template) == ("LoRA", "v1")
-    expected = wrapped.merge_and_unload().state_dict()
-    state = loaded.model.state_dict()
-    assert all(torch.allclose(state[name], expected[name], atol=1e-6) for name in state if "vision" not in name)
-    plain = load_subject(site.checkpoints[0], OPTIONS)[1].model.state_dict()
-    assert not torch.allclose(state["model.layers.0.self_attn.q_proj.weight"],
-                              plain["model.layers.0.self_attn.q_proj.weight"])  # fmt: skip
-
-
-@pytest.mark.parametrize("pickled", [False, True])
-def test_a_tower_that_was_trained_is_the_checkpoints_own(site, tmp_path, pickled) -> None:
-    """Not the original one, which its configuration names."""
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "tuned"
-    shutil.copytree(site.checkpoints[0], folder)
-    original = load_subject(site.checkpoints[0], OPTIONS)[1].tower.state_dict()
-    tuned = {f"model.vision_tower.{name}": value + 1 for name, value in original.items() if value.is_floating_point()}
-    tuned |= {f"model.vision_tower.{name}": v for name, v in original.items() if not v.is_floating_point()}
-    weights = load_file(folder / "model.safetensors") | tuned
-    if pickled:
-        (folder / "model.safetensors").unlink()
-        torch.save(weights, folder / "pytorch_model.bin")
-    else:
-        save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
-                  {"format": "pt"})  # fmt: skip
-    found = load_subject(folder, OPTIONS)[1].tower.state_dict()
-    assert all(torch.equal(found[name.removeprefix("model.vision_tower.")], value) for name, value in tuned.items())
-
-
-def test_what_cannot_be_loaded_is_said(site, tmp_path, capsys) -> None:
-    data = ("--data", str(site.conversations), "--images", str(site.images), "--output", str(tmp_path / "out"))
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    shutil.copy(site.checkpoints[0] / "config.json", empty)
-    assert main(["probe", str(empty), *data]) == 2
-    assert "no weights" in capsys.readouterr().err
-    assert main(["probe", str(site.tiny.language_model), *data]) == 2
-    assert "does not know how to load LlamaForCausalLM" in capsys.readouterr().err
-    assert main(["probe", str(site.checkpoints[0]), *data, "--template", "v9"]) == 2
-    assert "no template 'v9'" in capsys.readouterr().err
-    assert main(["probe", str(site.checkpoints[0]), *data, "--template", "plain"]) == 2
-    assert "one question and one answer" in capsys.readouterr().err
 
 
 def test_broken_weights_are_named(site, subject) -> None:

@@ -14,12 +14,7 @@ from tiny_llava import build, make_batch
 from tiny_train import ModelArguments, arguments, make_trainer
 from transformers import Trainer, TrainerCallback
 
-from llava_vista import (
-    AttachError,
-    VistaConfig,
-    attach,
-    install,
-)
+from llava_vista import AttachError, VistaConfig, attach, install
 
 
 def run_script(output: Path, tower: str, *words: str, before: tuple[str, ...] = (), **environment: str) -> str:

@@ -10,12 +10,7 @@ from runs import STEPS
 from tiny_train import ModelArguments, arguments, make_trainer
 from transformers import Trainer, TrainerCallback
 
-from llava_vista import (
-    NonFiniteLossError,
-    UnsupportedModelError,
-    VistaConfig,
-    install,
-)
+from llava_vista import NonFiniteLossError, UnsupportedModelError, VistaConfig, install
 
 
 @pytest.mark.parametrize("method", ["l2", "cosine"])
