@@ -6,6 +6,8 @@ Importing this package imports nothing heavy; torch comes in with the first name
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -21,8 +23,8 @@ _PUBLIC = {
     "UnsupportedModelError": "errors",
     "VistaError": "errors",
     "SequenceLayout": "layout",
-    "Handle": "attachment",
-    "attach": "attachment",
+    "Handle": "attach.handle",
+    "attach": "attach.handle",
     "Adapter": "adapters",
     "register_adapter": "adapters",
     "AlignmentHead": "objective",
@@ -39,8 +41,8 @@ __all__ = sorted(_PUBLIC)
 if TYPE_CHECKING:
     from .adapters import Adapter as Adapter
     from .adapters import register_adapter as register_adapter
-    from .attachment import Handle as Handle
-    from .attachment import attach as attach
+    from .attach.handle import Handle as Handle
+    from .attach.handle import attach as attach
     from .config import VistaConfig as VistaConfig
     from .errors import AttachError as AttachError
     from .errors import ConfigError as ConfigError
@@ -67,3 +69,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(types.ModuleType):
+    """Keep `llava_vista.attach` the function: importing the folder of that name would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name == "attach" and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -16,15 +16,21 @@ from .errors import VistaError
 
 #: name -> (module of this package, one line of help)
 COMMANDS = {
-    "compare": ("compare", "a baseline and a VISTA run side by side: trainings, evaluations, seeds"),
-    "demo": ("demo", "train a tiny LLaVA with and without VISTA, and compare the two"),
-    "doctor": ("doctor", "check this environment, and a host's checkout or a checkpoint, without importing the host"),
+    "compare": ("tools.compare", "a baseline and a VISTA run side by side: trainings, evaluations, seeds"),
+    "demo": ("tools.demo", "train a tiny LLaVA with and without VISTA, and compare the two"),
+    "doctor": (
+        "tools.doctor",
+        "check this environment, and a host's checkout or a checkpoint, without importing the host",
+    ),
     "patch": (
-        "patch",
+        "tools.patch",
         "make VISTA native in a checkout of LLaVA, LLaVA-NeXT or TinyLLaVA Factory, and take it out again",
     ),
-    "probe": ("probe", "measure what checkpoints' text knows of the image, by position: curves, JSON and a figure"),
-    "reproduce": ("reproduce", "the paper's trainings and evaluations, with the upstreams' own launch scripts"),
+    "probe": (
+        "tools.probe",
+        "measure what checkpoints' text knows of the image, by position: curves, JSON and a figure",
+    ),
+    "reproduce": ("tools.reproduce", "the paper's trainings and evaluations, with the upstreams' own launch scripts"),
 }
 
 

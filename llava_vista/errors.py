@@ -32,3 +32,19 @@ class LayoutError(VistaError, RuntimeError):
 
 class NonFiniteLossError(VistaError, ArithmeticError):
     """The VISTA loss became NaN or infinite."""
+
+
+class CompareError(VistaError, ValueError):
+    """What was given to compare cannot be used at all. A single bad file is no error: the report names it."""
+
+
+class DemoError(VistaError, RuntimeError):
+    """The demo cannot start, or a part of it failed."""
+
+
+class ProbeError(VistaError, RuntimeError):
+    """The data or the checkpoint cannot be probed as asked, or a model gave numbers that mean nothing."""
+
+
+class ReproduceError(VistaError, RuntimeError):
+    """Something is missing or not as published, or a stage failed. The message names all of it."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Try `llava-vista patch` on the public repositories themselves, at the commits recorded in llava_vista/patch/known/:
+# Try `llava-vista patch` on the public repositories themselves, at the commits recorded in llava_vista/tools/patch/known/:
 # a fresh checkout, one with Windows line endings, and one whose lines have moved. Each is applied, compared with
 # patches/NAME.diff, applied again, checked, and reversed byte for byte.
 #
@@ -20,7 +20,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 fail() { echo "FAILED: $*" >&2; exit 1; }
-field() { sed -n "s/^ *\"$2\": \"\([^\"]*\)\".*/\1/p" "$here/llava_vista/patch/known/$1.json" | head -n 1; }
+field() { sed -n "s/^ *\"$2\": \"\([^\"]*\)\".*/\1/p" "$here/llava_vista/tools/patch/known/$1.json" | head -n 1; }
 # Only the text files that a patch may touch: a partial clone may lack the rest.
 bytes() { (cd "$1" && git ls-files -- '*.py' '*.md' '*.toml' | sort | xargs sha256sum); }
 

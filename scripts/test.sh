@@ -25,7 +25,7 @@ step() { printf '\n== %s ==\n' "$*"; }
 step "lint"
 "$llava/bin/ruff" check .
 "$llava/bin/ruff" format --check .
-for script in scripts/*.sh scripts/*/*.sh scripts/smoke/LLaVA/scripts/v1_5/*.sh llava_vista/demo/launch/*.sh; do
+for script in scripts/*.sh scripts/*/*.sh scripts/smoke/LLaVA/scripts/v1_5/*.sh llava_vista/tools/demo/launch/*.sh; do
   bash -n "$script"
 done
 
@@ -55,13 +55,13 @@ raise SystemExit(f'missing in the wheel: {missing}' if missing else 0)"
 )
 
 step "tests, newest transformers"
-"$latest/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/native tests/latest
+"$latest/bin/python" -m pytest -q -n 2 --dist loadfile --environment latest
 
 step "tests, transformers 4.44"
-"$older/bin/python" -m pytest -q -n 2 tests/native
+"$older/bin/python" -m pytest -q -n 2 --environment older
 
 step "tests, LLaVA-1.5 with transformers 4.37.2"
-"$llava/bin/python" -m pytest -q -n 2 --dist loadfile tests/core tests/native tests/llava --ignore tests/llava/test_ranks.py
+"$llava/bin/python" -m pytest -q -n 2 --dist loadfile --environment llava
 
 step "tests, LLaVA-1.5 on two ranks (alone: the ranks need both cores)"
-"$llava/bin/python" -m pytest -q tests/llava/test_ranks.py
+"$llava/bin/python" -m pytest -q --environment llava-ranks

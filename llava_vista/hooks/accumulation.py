@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..log import warn_once
+from ..logging import warn_once
 
 
 class Divisor:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from ..attach.patching import Replacement
 from ..config import FLAG, FLAG_PREFIX, is_vista_key
-from ..log import warn_once
-from ..patching import Replacement
+from ..logging import warn_once
 from .flags import GROUP, add_flags
 from .request import REQUEST
 

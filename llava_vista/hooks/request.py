@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, is_vista_key, resolve
-from ..log import say, warn_once
+from ..logging import say, warn_once
 from .flags import add_flags
 
 #: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..patching import Replacement
+from ..attach.patching import Replacement
 from .request import REQUEST
-from .session import TrainingSession
+from .trainer_session import TrainingSession
 
 
 def apply(module: ModuleType) -> Callable[[], None]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..config import ESTIMATORS
-from .precision import wide
+from .text_sums import wide
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from ..config import ESTIMATORS, WEIGHTINGS, VistaConfig
 from ..errors import LayoutError
 from ..layout import SequenceLayout
-from .bag import weighted_bag
 from .estimators import TextBag
-from .join import RankJoin
-from .precision import wide
+from .gather import RankJoin
+from .text_sums import weighted_bag, wide
 
 
 class AlignmentTerms(NamedTuple):

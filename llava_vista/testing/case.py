@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import find_adapter
+from ..attach.decoder_tap import Tap
+from ..attach.layout_source import LayoutWatch
 from ..layout import SequenceLayout
-from ..tap import Tap
-from ..watch import LayoutWatch
 
 
 class Skipped(Exception):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import find_adapter
-from ..attachment import attach
+from ..attach.handle import attach
 from ..config import VistaConfig
 from .case import Case, Skipped
 

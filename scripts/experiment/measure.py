@@ -2,7 +2,7 @@
 
 Everything is teacher-forced: an answer counts as right where no token is likelier than the right colour. In an answer
 to a question all words before the colour are the question's own, so it is what the model would have said. Visual
-information is `llava_vista.probe`'s: log p with the image minus log p with the image's positions masked out of
+information is `llava_vista.tools.probe`'s: log p with the image minus log p with the image's positions masked out of
 attention, at the same position ids.
 """
 
@@ -18,12 +18,12 @@ from prepare import Setup
 from torch import Tensor, nn
 from world import USUAL
 
-from llava_vista.demo.scenes import COLORS
-from llava_vista.demo.text_pretraining import tokenize
-from llava_vista.probe.bootstrap import Bootstrap, slope_sums, stack
-from llava_vista.probe.looking import Looker, looking_at
-from llava_vista.probe.measures.information import answer_log_probs
-from llava_vista.probe.results import estimate_record
+from llava_vista.tools.demo.scenes import COLORS
+from llava_vista.tools.demo.text_pretraining import tokenize
+from llava_vista.tools.probe.bootstrap import Bootstrap, slope_sums, stack
+from llava_vista.tools.probe.looking import Looker, looking_at
+from llava_vista.tools.probe.measures.information import answer_log_probs
+from llava_vista.tools.probe.results import estimate_record
 
 BATCH = 50
 RESAMPLES = 500

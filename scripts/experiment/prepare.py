@@ -29,11 +29,11 @@ from world import (
     text_samples,
 )
 
-from llava_vista.demo.checkpoint import build_tiny_llava
-from llava_vista.demo.checkpoint import write_projector as write_untrained
-from llava_vista.demo.render import render
-from llava_vista.demo.scenes import COLORS
-from llava_vista.demo.text_pretraining import pretrain_text
+from llava_vista.tools.demo.checkpoint import build_tiny_llava
+from llava_vista.tools.demo.checkpoint import write_projector as write_untrained
+from llava_vista.tools.demo.render import render
+from llava_vista.tools.demo.scenes import COLORS
+from llava_vista.tools.demo.text_pretraining import pretrain_text
 
 #: The tower's layer that LLaVA-1.5 takes its features from.
 LAYER = -2

@@ -16,8 +16,8 @@ from prepare import Setup, _once, _scenes
 from settings import Run
 from torch import nn
 
-from llava_vista.demo import pipeline
-from llava_vista.demo.render import save_pictures
+from llava_vista.tools.demo import pipeline
+from llava_vista.tools.demo.render import save_pictures
 
 STAGES = ("pretrain", "finetune")
 

@@ -1,7 +1,7 @@
 """The world: scenes of coloured shapes, a prior of colour given shape, and what is said and asked of them.
 
-Scenes, places and pictures are the demo's (`llava_vista.demo`). What is different: each shape has a usual colour, which
-text-only material and training pictures follow with a set probability, and a sentence names the shape before the
+Scenes, places and pictures are the demo's (`llava_vista.tools.demo`). What is different: each shape has a usual colour,
+which text-only material and training pictures follow with a set probability, and a sentence names the shape before the
 colour, so that a language model can guess the colour without looking. In counterfactual scenes no object has its usual
 colour: there only the image helps, and the prior misleads.
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from settings import World
 
-from llava_vista.demo.scenes import COLORS, PLACES, SHAPES, Scene, SceneObject
+from llava_vista.tools.demo.scenes import COLORS, PLACES, SHAPES, Scene, SceneObject
 
 USUAL = {"circle": "red", "square": "green", "triangle": "blue", "cross": "yellow"}
 REQUEST = "Describe the picture in detail."

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from llava_vista.demo.checkpoint import TEMPLATE_TEXTS, write_llama, write_tokenizer, write_vision_tower
-from llava_vista.demo.dataset import DataSizes, write_data
+from llava_vista.tools.demo.checkpoint import TEMPLATE_TEXTS, write_llama, write_tokenizer, write_vision_tower
+from llava_vista.tools.demo.dataset import DataSizes, write_data
 
 IMAGE_SIZE, PATCH = 56, 14
 HIDDEN, LAYERS, HEADS = 64, 2, 4

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from llava_vista import VistaConfig, attach
 from llava_vista.cli import main as command
-from llava_vista.probe.data import Sample, load_samples
-from llava_vista.probe.examine import open_image
-from llava_vista.probe.hosts import LoadOptions, Subject, load_subject
-from llava_vista.probe.looking import Looker, Seen, looking_at
-from llava_vista.probe.measures.alignment import align
-from llava_vista.probe.measures.information import answer_log_probs
+from llava_vista.tools.probe.data import Sample, load_samples
+from llava_vista.tools.probe.examine import open_image
+from llava_vista.tools.probe.hosts import LoadOptions, Subject, load_subject
+from llava_vista.tools.probe.looking import Looker, Seen, looking_at
+from llava_vista.tools.probe.measures.alignment import align
+from llava_vista.tools.probe.measures.information import answer_log_probs
 
 REPORT = "@probe "
 #: Nats, for log-probabilities that are the same number by another way.

@@ -146,7 +146,7 @@ HOSTS: dict[str, Host] = {
             "moe": {
                 "flags": f"{MOE_FLAGS} --moe_enable True --num_experts 4 --top_k_experts 2 --capacity_factor 1.5 "
                 "--moe_mode sparse --use_residual False --router_aux_loss_coef 0.01 --train_modules fc1 fc2 wg "
-                "--deepspeed {repo}/tests/llava/deepspeed/zero2.json --use_cpu False",
+                "--deepspeed {repo}/tests/support/deepspeed/zero2.json --use_cpu False",
                 "process_group": True,
                 "fixes": ("no-cuda-synchronize",),
             },
@@ -213,7 +213,7 @@ HOSTS: dict[str, Host] = {
             "--image_aspect_ratio resize --tune_language_model True --tune_mm_projector True "
             "--tune_vision_tower False --model_dtype torch.bfloat16 --bf16 True "
             # its save path without DeepSpeed is broken upstream
-            "--deepspeed {repo}/tests/llava/deepspeed/zero2.json --use_cpu False"
+            "--deepspeed {repo}/tests/support/deepspeed/zero2.json --use_cpu False"
         ),
         environment={"VILA_DATASETS": "{datasets}"},
         packages=("hydra-core", "loguru", "termcolor", "tyro"),

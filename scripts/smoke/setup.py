@@ -12,7 +12,7 @@ from pathlib import Path
 
 import llava
 
-from llava_vista.demo.pipeline import Sizes, make_setup
+from llava_vista.tools.demo.pipeline import Sizes, make_setup
 
 #: A handful of steps in each stage.
 SIZES = Sizes(text_steps=20, scenes=40, heldout=16)

@@ -1,0 +1,221 @@
+"""The generic adapter and its check of the first batch, the conformance kit's own failures, and wrong matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from merging_host import Merging, Scattering, batch_for, config
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from llava_vista import Adapter, LayoutError, UnsupportedModelError, attach, register_adapter
+from llava_vista.adapters import ADAPTERS, find_adapter
+from llava_vista.testing import ConformanceError, check_adapter
+
+
+def builder(cls: type) -> Callable[[], nn.Module]:
+    return lambda: cls(config())
+
+
+@pytest.mark.parametrize("cls", [Merging, Scattering])
+def test_unknown_models_that_do_as_known_ones(cls: type) -> None:
+    model = cls(config())
+    assert find_adapter(model).adapter.name == "generic"
+    check_adapter(builder(cls), lambda: batch_for(cls))
+    handle = attach(model.train())
+    model(**batch_for(cls)).loss.backward()
+    assert handle._watch._check is None  # the first batch was checked, and found right
+    assert not model.get_input_embeddings()._forward_hooks
+    handle.detach()
+
+
+class WithPositions(Scattering):
+    """Adds position embeddings before the decoder: what arrives is not the table's rows."""
+
+    def embed(self, ids):
+        return super().embed(ids) + torch.linspace(0, 1, ids.shape[1])[:, None]
+
+
+class MergingWithPositions(Merging):
+    def embed(self, ids):
+        return super().embed(ids) + ids[:, None] / 10
+
+
+class NoFeatures(Scattering):
+    """Forgets to put the image features in."""
+
+    def forward(self, images=None, **kwargs):
+        return super().forward(**kwargs)
+
+
+class Scaled(Scattering):
+    """Scales its embeddings, as Gemma does."""
+
+    def embed(self, ids):
+        return 6.5 * super().embed(ids)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (WithPositions, "are not the rows of its embedding table"),
+        (MergingWithPositions, "are not the rows of its embedding table"),
+        (NoFeatures, "100% of the image positions of the first batch hold rows of the embedding table"),
+    ],
+)
+def test_a_wrong_first_batch_stops(cls: type, message: str) -> None:
+    torch.manual_seed(0)
+    model = cls(config()).train()
+    handle = attach(model)
+    with pytest.raises(LayoutError, match=message):
+        model(**batch_for(cls))
+    handle.detach()
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_scaled_embeddings_and_noise_pass() -> None:
+    torch.manual_seed(0)
+    model = Scaled(config()).train()
+    handle = attach(model)
+    model(**batch_for(Scaled))
+    handle.detach()
+    model = Scattering(config()).train()
+    model.get_input_embeddings().register_forward_hook(  # as NEFTune
+        lambda module, args, output: output + 0.05 * torch.rand_like(output)
+    )
+    handle = attach(model)
+    model(**batch_for(Scattering))
+    assert handle._watch._check is None
+    handle.detach()
+
+
+# --- wrong matches ---
+
+
+class MerelyNamed(LlamaForCausalLM):
+    """Has a method of the name, with other arguments."""
+
+    def prepare_inputs_labels_for_multimodal(self, prompt, pictures):
+        raise NotImplementedError
+
+
+class NotAModel(nn.Module):
+    def prepare_inputs_labels_for_multimodal(self, input_ids, attention_mask, labels):
+        raise NotImplementedError
+
+
+class Forwarding(nn.Module):
+    """As PEFT's wrappers: attributes of the model inside."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = model
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_model, name)
+
+
+@pytest.mark.parametrize("make", [lambda: MerelyNamed(config()), NotAModel, lambda: LlamaForCausalLM(config())])
+def test_no_match(make) -> None:
+    with pytest.raises(UnsupportedModelError, match="no adapter recognises"):
+        find_adapter(make())
+
+
+def test_a_wrapper_that_forwards_attributes() -> None:
+    model = Merging(config())
+    assert find_adapter(Forwarding(model)).module is model
+
+
+@pytest.fixture
+def rivals() -> Iterator[None]:
+    for name in ("one", "two"):
+        register_adapter(name)(type(name, (Adapter,), {"classes": (f"{Merging.__module__}.Merging",)}))
+    yield
+    for name in ("one", "two"):
+        ADAPTERS.remove(name)
+
+
+def test_two_claims(rivals) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"Merging is claimed by several adapters: one .*, two "):
+        find_adapter(Merging(config()))
+
+
+@pytest.fixture
+def changed() -> Iterator[None]:
+    register_adapter("changed")(type("Changed", (Adapter,), {"classes": (f"{__name__}.MerelyNamed",)}))
+    yield
+    ADAPTERS.remove("changed")
+
+
+def test_a_changed_signature_is_named(changed) -> None:
+    with pytest.raises(LayoutError) as error:
+        attach(MerelyNamed(config()))
+    assert "(self, prompt, pictures)" in str(error.value)
+    assert "(..., input_ids, attention_mask, labels, ...)" in str(error.value)
+
+
+# --- the kit finds what is wrong ---
+
+
+class Reordered(Merging):
+    """Moves two text tokens."""
+
+    def prepare_inputs_labels_for_multimodal(
+        self, input_ids, position_ids, attention_mask, past_key_values, labels, images
+    ):
+        ids, positions, mask, past, embeds, labels = super().prepare_inputs_labels_for_multimodal(
+            input_ids, position_ids, attention_mask, past_key_values, labels, images
+        )
+        order = torch.arange(labels.shape[1])
+        order[-2:] = order[-2:].flip(0)
+        return ids, positions, mask, past, embeds[:, order], labels[:, order]
+
+
+class Forgetful(Scattering):
+    """Zeros in the images' places."""
+
+    def forward(self, images=None, **kwargs):
+        return super().forward(images=images * 0, **kwargs)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.projector = nn.Linear(3, config.hidden_size, bias=False)
+
+
+class Stubborn(Scattering):
+    """Behaves differently once hooks are on its decoder."""
+
+    def forward(self, **kwargs):
+        output = super().forward(**kwargs)
+        if self.model._forward_pre_hooks:
+            output["loss"] = output["loss"] * 1.001
+        return output
+
+
+@pytest.mark.parametrize(
+    ("cls", "checks"),
+    [
+        (WithPositions, ["text_embeddings"]),
+        (Reordered, ["text_order: failed (the merge method returned the text tokens of row"]),
+        (Forgetful, ["image_rows: failed (an image position holds zeros"]),
+        (NoFeatures, ["image_rows: failed (12 of 12 image positions hold an embedding of a token"]),
+        (Stubborn, ["weight_zero: failed (loss", "term_in_loss_and_gradients: failed (loss: off by"]),
+    ],
+)
+def test_the_kit_says_in_words_what_failed(cls: type, checks: list[str]) -> None:
+    with pytest.raises(ConformanceError) as error:
+        check_adapter(builder(cls), lambda: batch_for(cls))
+    for check in checks:
+        assert check in str(error.value)
+
+
+def test_a_check_can_be_left_out() -> None:
+    outcomes = check_adapter(builder(Scattering), lambda: batch_for(Scattering), skip=["peft"])
+    assert [outcome.check for outcome in outcomes if outcome.words == "asked for"] == ["peft"]
+    with pytest.raises(ValueError, match="no check is named pfet"):
+        check_adapter(builder(Scattering), lambda: batch_for(Scattering), skip=["pfet"])

@@ -1,0 +1,176 @@
+"""The command ``llava-vista compare``: forms of the report, exit codes, and what it does without matplotlib."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from compare_files import entry_mean, write_lmms, write_training
+
+from llava_vista import cli
+from llava_vista.tools.compare import output
+from llava_vista.tools.compare.document import Line, Table
+from llava_vista.tools.compare.published import released_task
+from llava_vista.tools.compare.render import to_html, to_markdown, to_text
+from llava_vista.tools.compare.scores import LMMS_EVAL, ScoreKey
+
+pytestmark = pytest.mark.environments("latest")
+
+
+def both(tmp_path: Path) -> tuple[str, str]:
+    """Directories that hold a training and an evaluation each."""
+    folders = []
+    for name, vista, right in (("base", {"weight": 0.0}, 50), ("vista", {}, 60)):
+        folder = write_training(tmp_path / name, vista=vista, arguments={})
+        entries = [1.0] * right + [0.0] * (100 - right)
+        write_lmms(folder, {"gqa": {"exact_match": (entry_mean(entries), entries)}, "chair<i>": {"rate": (0.2, None)}})
+        folders.append(str(folder))
+    return folders[0], folders[1]
+
+
+def test_terminal_and_exit_code(tmp_path, capsys) -> None:
+    assert cli.main(["compare", *both(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "Nothing that is recorded differs but VISTA." in out
+    line = next(line for line in out.splitlines() if line.startswith("gqa"))
+    assert re.split(r"\s{2,}", line)[3:7] == ["100", "50.00", "60.00", "+10.00"]
+    assert "62.00, 62.55, 62.90" in line and "0.002" in line and "better" in line
+
+
+def test_a_refusal_has_an_exit_code(tmp_path, capsys) -> None:
+    baseline = write_training(tmp_path / "a", train_batch_size=8)
+    vista = write_training(tmp_path / "b", vista={})
+    assert cli.main(["compare", str(baseline), str(vista)]) == 1
+    out = capsys.readouterr().out
+    assert "NOT A COMPARISON" in out and "train_batch_size (per device) is 8 in the baseline, 16 with VISTA" in out
+    assert "nats per token" not in out
+
+
+def test_groups_of_runs(tmp_path, capsys) -> None:
+    runs = {
+        arm: [
+            str(
+                write_training(tmp_path / f"{arm}{seed}", vista=vista, arguments={"seed": seed}, ce=[1 + seed / 9] * 40)
+            )
+            for seed in range(2)
+        ]
+        for arm, vista in (("a", {"weight": 0.0}), ("b", {}))
+    }
+    assert cli.main(["compare", "--baseline", *runs["a"], "--vista", *runs["b"]]) == 0
+    assert "1.0556 ± 0.0786" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare"], "name a baseline and a VISTA run"),
+        (["compare", "{a}"], "expected two directories, got 1"),
+        (["compare", "{a}", "{b}", "{b}"], "expected two directories, got 3"),
+        (["compare", "{a}", "--baseline", "{b}", "--vista", "{b}"], "in one way only"),
+        (["compare", "--baseline", "{a}"], "name a baseline and a VISTA run"),
+        (["compare", "{a}", "nowhere"], "nowhere does not exist"),
+        (["compare", "{a}", "{b}", "--output", "report.pdf"], "suffix must be one of .html, .md, .json"),
+        (["compare", "{a}", "{b}", "--output", "no/such/report.md"], "there is no folder no/such"),
+    ],
+)
+def test_mistakes_in_the_command(tmp_path, capsys, words, message) -> None:
+    a, b = (str(write_training(tmp_path / name)) for name in "ab")
+    assert cli.main([word.format(a=a, b=b) for word in words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_to_compare(tmp_path, capsys) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert capsys.readouterr().out.count("holds nothing to compare") == 2
+
+
+def test_json_and_markdown(tmp_path, capsys) -> None:
+    paths = [tmp_path / "r.json", tmp_path / "r.md"]
+    outputs = [word for path in paths for word in ("--output", str(path))]
+    assert cli.main(["compare", *both(tmp_path), *outputs]) == 0
+    content = json.loads(paths[0].read_text())
+    assert content["comparable"] is True and content["complete"] is True
+    gqa = next(row for row in content["scores"] if row["task"] == "gqa")
+    assert gqa["change"] == pytest.approx(10) and gqa["interval_95"][0] < 10 < gqa["interval_95"][1]
+    assert content["training"]["vista"][0]["curves"]["ce_loss"]["steps"][:3] == [1, 2, 3]
+    assert {check["status"] for check in content["training"]["settings"]} == {"same"}
+    markdown = paths[1].read_text()
+    lines = markdown.splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("| task | metric | unit | n |"))
+    assert re.fullmatch(r"\|( -+:? \|)+", lines[head + 1])
+    assert lines[head].count("|") == lines[head + 1].count("|") == lines[head + 2].count("|")
+
+
+def test_html_holds_everything_in_one_file(tmp_path, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "r.html"
+    assert cli.main(["compare", *both(tmp_path), "--output", str(path)]) == 0
+    page = path.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    images = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert len(images) == 2  # the curves, and the changes of the one harness
+    for image in images:
+        assert ElementTree.fromstring(base64.b64decode(image)).tag.endswith("svg")
+    assert "chair&lt;i&gt;" in page and "chair<i>" not in page
+    again = tmp_path / "again.html"
+    assert cli.main(["compare", str(tmp_path / "base"), str(tmp_path / "vista"), "--output", str(again)]) == 0
+    assert again.read_text() == page  # no dates, no random ids
+
+
+def test_without_matplotlib_the_tables_are_still_there(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "llava_vista.tools.compare.figures", raising=False)
+    path = tmp_path / "r.html"
+    assert cli.main(["compare", *both(tmp_path), "--output", str(path)]) == 0
+    assert "pip install 'llava-vista[plots]'" in capsys.readouterr().err
+    page = path.read_text()
+    assert "<table>" in page and "llava-vista[plots]" in page and "data:image" not in page
+
+
+def test_figures_of_refused_and_seeded_runs(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    from llava_vista.tools.compare.comparison import compare
+
+    long = {"steps": 300, "ce": [1 / (1 + step) for step in range(300)]}
+    refused = compare(
+        [str(write_training(tmp_path / "a", train_batch_size=8, **long))],
+        [str(write_training(tmp_path / "b", vista={}, **long))],
+    )
+    figures = output.draw_figures(refused)
+    assert list(figures) == ["curves"] and figures["curves"].startswith(b"<?xml")
+
+
+def test_it_loads_neither_torch_nor_matplotlib(tmp_path) -> None:
+    a, b = both(tmp_path)
+    code = (
+        "import sys; from llava_vista import cli; code = cli.main(sys.argv[1:]); "
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib', 'scipy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "compare", a, b], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_renderers_escape_and_align() -> None:
+    blocks = [Line("!!", "a < b"), Table(("task", "value"), [("x|y", "1.00"), ("long name", "-10.00")])]
+    assert "a &lt; b" in to_html(blocks, {})
+    assert "| x/y | 1.00 |" in to_markdown(blocks)
+    listed = to_markdown([*blocks, Line("--", "one"), Line("ok", "two"), Line("", "words")])
+    assert "| -10.00 |\n\n- one\n- two\n\nwords\n" in listed
+    lines = to_text(blocks).splitlines()
+    assert lines[-1] == "long name  -10.00" and lines[-2] == "x|y          1.00"
+
+
+def test_published_numbers() -> None:
+    task = released_task(ScoreKey(LMMS_EVAL, "docvqa_val", "anls"))
+    assert task is not None and task["scores"]["LLaVA-1.5-7B"] == {"baseline": 21.49, "l2": 22.66, "cosine": 21.87}
+    assert released_task(ScoreKey(LMMS_EVAL, "realworldqa", "exact_match (flexible-extract)")) is not None
+    assert released_task(ScoreKey(LMMS_EVAL, "docvqa_val", "rouge")) is None
+    assert released_task(ScoreKey("another harness", "docvqa_val", "anls")) is None

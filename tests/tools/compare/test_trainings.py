@@ -1,0 +1,221 @@
+"""Two training output directories: only VISTA may differ."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+
+import pytest
+from compare_files import write_training
+
+from llava_vista.config import VistaConfig
+from llava_vista.hooks.run_record import run_record
+from llava_vista.tools.compare.comparison import Comparison, compare
+from llava_vista.tools.compare.settings import DIFFERS, SAME, UNKNOWN
+
+pytestmark = pytest.mark.environments("latest")
+
+OBSERVED = {"weight": 0.0}
+
+
+def pair(tmp_path: Path, baseline: dict | None = None, vista: dict | None = None) -> Comparison:
+    before = write_training(tmp_path / "base", **{"vista": OBSERVED, "arguments": {}, **(baseline or {})})
+    after = write_training(tmp_path / "vista", **{"vista": {}, "arguments": {}, **(vista or {})})
+    return compare([str(before)], [str(after)])
+
+
+def refusals(comparison: Comparison) -> str:
+    assert comparison.training is not None
+    return "\n".join(comparison.training.refusals)
+
+
+def statuses(comparison: Comparison) -> dict[str, str]:
+    assert comparison.training is not None
+    return {check.name: check.status for check in comparison.training.checks}
+
+
+def test_only_vista_differs(tmp_path) -> None:
+    result = pair(tmp_path, vista={"ce": [1.0 + 1.0 / (1 + step) - 0.01 for step in range(40)]})
+    # the first step's cross-entropy is 0.5% lower, which rounding and kernels could not do
+    assert "cross-entropy of the first step" in refusals(result)
+    result = pair(tmp_path / "2", vista={"ce": [2.0, *(1.0 + 1.0 / (1 + s) - 0.01 for s in range(1, 40))]})
+    assert result.complete, refusals(result)
+    assert set(statuses(result).values()) == {SAME}
+    row = result.training.rows[0]
+    assert row.change == pytest.approx(-0.01) and row.unit == "nats per token"
+    assert row.baseline[0] == pytest.approx(sum(1 + 1 / (1 + s) for s in range(36, 40)) / 4)
+    assert row.p is None and row.verdict == "noise not known"
+
+
+def test_cross_entropy_is_not_the_sum(tmp_path) -> None:
+    """VISTA's ce_loss stands against a plain baseline's loss."""
+    result = pair(tmp_path, baseline={"vista": None, "arguments": None})
+    assert result.training.rows[0].change == 0
+    steps, values = result.training.vista[0].series("ce_loss")
+    assert (steps[0], values[0]) == (1, 2.0)
+    assert result.training.baseline[0].series("vista_loss") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("baseline", "named"),
+    [
+        ({"arguments": {"seed": 1}}, "seed: seed is 1 in the baseline, 42 with VISTA"),
+        ({"arguments": {"gradient_accumulation_steps": 2}}, "gradient_accumulation_steps is 2 in the baseline, 1"),
+        ({"arguments": {"weight_decay": 0.1}}, "weight_decay"),
+        ({"train_batch_size": 8}, "train_batch_size (per device) is 8 in the baseline, 16 with VISTA"),
+        ({"total_flos": 2e9}, "tokens seen"),
+        ({"num_train_epochs": 2}, "num_train_epochs (trainer_state.json) is 2"),
+        ({"global_step": 39}, "steps trained is 39"),
+    ],
+)
+def test_a_difference_is_named_and_refused(tmp_path, baseline, named) -> None:
+    result = pair(tmp_path, baseline=baseline)
+    assert named in refusals(result)
+    assert not result.complete
+    assert not result.training.rows  # no change is stated
+    assert sum(status == DIFFERS for status in statuses(result).values()) == 1
+
+
+def test_another_learning_rate_is_seen_in_the_log(tmp_path) -> None:
+    before, after = write_training(tmp_path / "a"), write_training(tmp_path / "b", vista={})
+    path = before / "trainer_state.json"
+    state = json.loads(path.read_text())
+    for record in state["log_history"]:
+        if record.get("step", 0) > 10 and "learning_rate" in record:
+            record["learning_rate"] *= 1.1
+    path.write_text(json.dumps(state))
+    assert "at step 11" in refusals(compare([str(before)], [str(after)]))
+
+
+def test_other_data_model_and_lora_are_seen(tmp_path) -> None:
+    before, after = (write_training(tmp_path / name, vista=vista, arguments={})
+                     for name, vista in (("a", OBSERVED), ("b", {})))  # fmt: skip
+    record = json.loads((before / "vista.json").read_text())
+    record["data"]["data_path"] = "other.json"
+    record["versions"]["torch"] = "2.2.0"
+    (before / "vista.json").write_text(json.dumps(record))
+    (before / "config.json").write_text(json.dumps({"model_type": "llava_llama", "hidden_size": 128, "extra": 1}))
+    (after / "adapter_config.json").write_text(json.dumps({"r": 128, "target_modules": ["k", "q"]}))
+    text = refusals(compare([str(before)], [str(after)]))
+    for named in ("data_path is other.json", "torch is 2.2.0", "hidden_size is 128", "extra is 1", "r is null"):
+        assert named in text
+
+
+def test_what_is_not_recorded_is_said(tmp_path) -> None:
+    """A plain baseline has no vista.json, so nothing is claimed about its seed and data; no pickle is opened."""
+    before = write_training(tmp_path / "base")
+    (before / "training_args.bin").write_bytes(b"\x80\x04this would be code")
+    after = write_training(tmp_path / "vista", vista={}, arguments={})
+    result = compare([str(before)], [str(after)])
+    assert result.complete
+    found = statuses(result)
+    for name in ("seed", "data_path", "world_size", "gradient_accumulation_steps"):
+        assert found[name] == UNKNOWN
+    assert found["train_batch_size (per device)"] == SAME
+    assert any("--vista_weight 0" in note and str(before) in note for note in result.training.notes)
+
+
+def test_arms_that_are_swapped_or_the_same(tmp_path) -> None:
+    plain, vista = write_training(tmp_path / "a"), write_training(tmp_path / "b", vista={})
+    assert "are the two swapped?" in refusals(compare([str(vista)], [str(plain)]))
+    assert "VISTA does not differ" in refusals(compare([str(vista)], [str(write_training(tmp_path / "c", vista={}))]))
+    other = write_training(tmp_path / "d", vista={"method": "cosine"})
+    result = compare([str(vista)], [str(other)])  # two settings of VISTA are a fair question
+    assert result.complete and any("two settings" in note for note in result.training.notes)
+
+
+def test_seeds(tmp_path) -> None:
+    def run(name: str, vista: dict, seed: int, shift: float) -> str:
+        values = [1.0 + 1.0 / (1 + step) + shift for step in range(40)]
+        return str(write_training(tmp_path / name, vista=vista, arguments={"seed": seed}, ce=values))
+
+    baseline = [run(f"a{seed}", OBSERVED, seed, shift) for seed, shift in ((0, 0.0), (1, 0.02), (2, -0.02))]
+    vista = [run(f"b{seed}", {}, seed, shift) for seed, shift in ((0, -0.1), (1, -0.08), (2, -0.121))]
+    result = compare(baseline, vista)
+    assert result.complete, refusals(result)
+    row = result.training.rows[0]
+    assert row.change == pytest.approx(-0.1003333)
+    assert row.test == "paired t over seeds" and row.stands_out and row.verdict == "lower"
+    assert [item.seed for item in result.training.vista] == [0, 1, 2]
+    assert "seed: seed is 0 / 1 in the baseline, 0 / 1 / 2" in refusals(compare(baseline[:2], vista))
+    assert "same seed more than once" in refusals(
+        compare([*baseline[:2], run("a0b", OBSERVED, 0, 0.01)], [*vista[:2], run("b0b", {}, 0, 0.01)])
+    )
+
+
+def test_noise_between_seeds_is_no_result(tmp_path) -> None:
+    arms = []
+    for arm, shifts in (("a", (0.0, 0.05, -0.05)), ("b", (0.04, -0.06, 0.03))):
+        arms.append([
+            str(write_training(tmp_path / f"{arm}{seed}", vista=OBSERVED if arm == "a" else {},
+                               arguments={"seed": seed}, ce=[1.0 + shift] * 40))
+            for seed, shift in enumerate(shifts)
+        ])  # fmt: skip
+    row = compare(*arms).training.rows[0]
+    assert row.stands_out is False and row.verdict == "within noise"
+    assert row.interval[0] < 0 < row.interval[1]
+
+
+def test_the_newest_checkpoint_serves_when_the_top_has_none(tmp_path) -> None:
+    before = write_training(tmp_path / "a", in_checkpoint=40)
+    old = before / "checkpoint-9"
+    old.mkdir()
+    (old / "trainer_state.json").write_text("{}")
+    result = compare([str(before)], [str(write_training(tmp_path / "b", vista={}))])
+    assert result.complete and len(result.training.baseline[0].log) == 40
+
+
+def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
+    good = str(write_training(tmp_path / "good", vista={}))
+    empty, unfinished, cut, nested = (tmp_path / name for name in ("empty", "unfinished", "cut", "nested"))
+    empty.mkdir()
+    (write_training(unfinished, vista={}) / "trainer_state.json").unlink()
+    path = write_training(cut) / "trainer_state.json"
+    path.write_text(path.read_text()[:200])
+    write_training(nested / "finetune")
+    result = compare([str(empty), str(unfinished), str(cut), str(nested)], [good])
+    problems = "\n".join(result.problems)
+    for named in (f"{empty} holds nothing to compare", f"{unfinished} has no trainer_state.json",
+                  f"{path} is not complete JSON", "Did you mean one of its folders: finetune?"):  # fmt: skip
+        assert named in problems
+    assert not result.complete
+    broken = write_training(tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    result = compare([str(broken)], [good])
+    assert any("config.json is not complete JSON" in problem for problem in result.problems)
+    assert result.training is not None
+
+
+def test_values_that_are_not_finite_are_left_out(tmp_path) -> None:
+    before = write_training(tmp_path / "a", ce=[float("nan"), *[1.0] * 39])
+    after = write_training(tmp_path / "b", vista={}, ce=[1.0] * 40)
+    result = compare([str(before)], [str(after)])
+    assert result.training.baseline[0].series("ce_loss")[0][0] == 2
+    assert result.training.rows[0].change == 0
+
+
+def test_the_run_record_holds_what_a_comparison_needs_and_no_secret(tmp_path) -> None:
+    data = tmp_path / "mix.json"
+    data.write_text("[]")
+
+    class Dataset(list):
+        data_args = types.SimpleNamespace(data_path=str(data), image_folder="images", image_processor=object())
+
+    arguments = {
+        "seed": 3, "hub_token": "hf_secret", "deepspeed": {"zero": {"stage": 3}, "API_KEY": "x"}, "lr_scheduler_type":
+        "cosine", "average_tokens_across_devices": True, "device": object(), "report_to": ("none",),
+    }  # fmt: skip
+    trainer = types.SimpleNamespace(
+        args=types.SimpleNamespace(world_size=4, to_dict=lambda: arguments), train_dataset=Dataset([1, 2, 3])
+    )
+    handle = types.SimpleNamespace(
+        config=VistaConfig(), adapter=types.SimpleNamespace(name="llava"), inner=object(), decoder=object()
+    )
+    record = json.loads(json.dumps(run_record(handle, trainer)))  # type: ignore[arg-type]
+    assert record["world_size"] == 4
+    assert record["data"] == {"samples": 3, "data_path": str(data), "image_folder": "images", "data_bytes": 2}
+    kept = record["training_arguments"]
+    assert kept["seed"] == 3 and kept["deepspeed"] == {"zero": {"stage": 3}}
+    assert kept["average_tokens_across_devices"] is True and kept["report_to"] == ["none"]
+    assert "secret" not in json.dumps(record) and "API_KEY" not in json.dumps(record)
