@@ -53,6 +53,9 @@ class VistaConfig:
     on_nonfinite: str = _option(
         "stop", "when the VISTA loss is not finite: stop the run, or skip that batch's term and count it in the log"
     )
+    any_objective: bool = _option(
+        False, "also beside losses that are not cross-entropy (DPO, KTO, GRPO), where VISTA acts on every answer alike"
+    )
 
     def __post_init__(self) -> None:
         for registry, name in ((ESTIMATORS, self.method), (WEIGHTINGS, self.position_weighting)):
@@ -69,8 +72,9 @@ class VistaConfig:
             object.__setattr__(self, name, float(value))
         if self.temperature == 0:
             raise ConfigError("VISTA temperature must be above 0.")
-        if not isinstance(self.detach_text, bool):
-            raise ConfigError(f"VISTA detach_text must be true or false, got {self.detach_text!r}.")
+        for name in ("detach_text", "any_objective"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"VISTA {name} must be true or false, got {getattr(self, name)!r}.")
         for name, value, allowed in (
             ("text_scope", self.text_scope, TEXT_SCOPES),
             ("on_nonfinite", self.on_nonfinite, ON_NONFINITE),
@@ -89,6 +93,13 @@ class VistaConfig:
             name: getattr(arguments, f"{FLAG_PREFIX}{name}", option.default) for name, option in OPTIONS.items()
         }
         return cls(**given)
+
+    def describe(self) -> str:
+        """Return the main options, and the others where they are not the default, as ``name=value`` words."""
+        main = ("method", "weight", "position_weighting", "text_scope")
+        values = self.to_dict()
+        shown = [name for name in values if name in main or values[name] != OPTIONS[name].default]
+        return " ".join(f"{name}={values[name]}" for name in shown)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values, as written to ``vista.json``."""

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from llava_vista import Adapter, LayoutError, VistaConfig, attach, register_adapter
 from llava_vista.adapters import ADAPTERS, all_adapters, find_adapter
+from llava_vista.attach.observation import Observer, Recorder
 from llava_vista.testing import check_adapter
 
 PLACEHOLDER, IMAGE_LABEL, IGNORE, PATCHES, VOCABULARY, PAD = -200, -300, -100, 4, 48, 0
@@ -199,12 +200,12 @@ def test_the_host_gets_its_own_image_labels_and_padding_is_no_text() -> None:
     model(**inputs)
     assert torch.equal(model.seen_labels, plain)
     assert (plain == IMAGE_LABEL).sum() == 3 * PATCHES
-    seen = []
-    handle._watch._check = type(
-        "Look", (), {"token_ids": None, "__call__": lambda self, e, layout: seen.append(layout), "remove": None}
-    )()
+    handle.detach()
+    recorder = Recorder()
+    observer = Observer(model, recorder)
     model(**inputs)
-    layout = seen[-1]
+    observer.remove()
+    layout = recorder.last.layout
     assert layout.text.sum(dim=1).tolist() == [11, 11, 8]
     assert layout.image.sum(dim=1).tolist() == [PATCHES, 0, 2 * PATCHES]
 

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from ..logging import warn_once
 from ..registry import Registry
 
 ENTRY_POINT_GROUP = "llava_vista.adapters"
@@ -72,7 +73,8 @@ class Found(NamedTuple):
 
 
 ADAPTERS: Registry[type[Adapter]] = Registry("adapter", builtin="llava_vista.adapters")
-_entry_points_loaded = False
+#: entry point -> why it could not be loaded; None until they were loaded
+_broken_entry_points: dict[str, str] | None = None
 
 
 def register_adapter(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
@@ -91,18 +93,22 @@ def register_adapter(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
 
 
 def all_adapters() -> list[Adapter]:
-    """One instance of every adapter: those shipped, those registered, those of installed packages (entry points)."""
-    global _entry_points_loaded
-    if not _entry_points_loaded:
+    """Return one instance of every adapter: those shipped, those registered, those of installed packages.
+
+    An entry point that cannot be loaded is reported once and left out: it need not concern this run.
+    """
+    global _broken_entry_points
+    if _broken_entry_points is None:
+        _broken_entry_points = {}
         for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
             try:
                 entry.load()  # importing the module registers the adapter
-            except Exception as error:
-                raise UnsupportedModelError(
-                    f"the adapter {entry.name} ({entry.value}) of an installed package could not be loaded: {error!r}. "
-                    "Mend or uninstall that package."
-                ) from error
-        _entry_points_loaded = True
+            except Exception as error:  # noqa: BLE001  (another package's code may raise anything)
+                _broken_entry_points[entry.name] = f"{entry.value}: {error!r}"
+                warn_once(
+                    f"the adapter {entry.name} ({entry.value}) of an installed package could not be loaded and is left "
+                    f"out: {error!r}. Update or uninstall that package."
+                )
     return [cls() for cls in ADAPTERS]
 
 
@@ -131,10 +137,11 @@ def config_placeholder_ids(model: nn.Module) -> tuple[int, ...]:
 
 
 def find_adapter(model: nn.Module) -> Found:
-    """Find the adapter for a model, also inside wrappers such as PEFT's.
+    """Find the adapter for a model, also inside wrappers such as PEFT's. Linear in the number of modules.
 
     Raises:
-        UnsupportedModelError: no adapter recognises it (lists the known ones), or several do (names them).
+        UnsupportedModelError: no adapter recognises it (lists the known ones), several do (names them), or it is an
+            encoder-decoder.
     """
     adapters = all_adapters()
     found = _claims(model, [adapter for adapter in adapters if not adapter.fallback]) or _claims(
@@ -147,30 +154,47 @@ def find_adapter(model: nn.Module) -> Found:
         )
     if not found:
         bases = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__[:3]]
+        broken = "".join(f" Not loaded: {name} ({why})." for name, why in (_broken_entry_points or {}).items())
         raise UnsupportedModelError(
             f"no adapter recognises {' < '.join(bases)}. Known adapters: "
             + "; ".join(f"{adapter.name} ({', '.join(adapter.classes) or 'by its own rule'})" for adapter in adapters)
-            + ". A model of another family needs register_adapter; a text-only language model has no image to align."
+            + f".{broken} A model of another family needs register_adapter; a text-only language model has no image to "
+            "align."
+        )
+    if getattr(getattr(found[0].module, "config", None), "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{type(found[0].module).__name__} is an encoder-decoder: images and answer are in different sequences, "
+            "and VISTA needs both in the decoder's. Train it without VISTA."
         )
     return found[0]
 
 
 def _claims(model: nn.Module, adapters: list[Adapter]) -> list[Found]:
-    """The outermost modules that one of the adapters recognises.
+    """Return the outermost modules that one of the adapters recognises.
 
     Raises:
         UnsupportedModelError: two adapters recognise one module.
     """
     found: list[Found] = []
+    inside: set[int] = set()
+    # Most modules of a large model share a few classes; only an adapter with a rule of its own looks at instances.
+    by_class: dict[type, list[Adapter]] = {}
+    by_rule = [adapter for adapter in adapters if type(adapter).matches is not Adapter.matches]
+    by_name = [adapter for adapter in adapters if type(adapter).matches is Adapter.matches]
     for module in model.modules():
-        claims = [adapter for adapter in adapters if adapter.matches(module)]
+        if id(module) in inside:
+            continue
+        cls = type(module)
+        if cls not in by_class:
+            by_class[cls] = [adapter for adapter in by_name if adapter.matches(module)]
+        claims = by_class[cls] + [adapter for adapter in by_rule if adapter.matches(module)]
         if len(claims) > 1:
             raise UnsupportedModelError(
-                f"{type(module).__name__} is claimed by several adapters: "
+                f"{cls.__name__} is claimed by several adapters: "
                 f"{', '.join(f'{claim.name} ({type(claim).__module__})' for claim in claims)}. "
                 "Uninstall one of them, or make its `classes` more specific."
             )
-        inside_found = any(module is inner for outer in found for inner in outer.module.modules())
-        if claims and not inside_found:
+        if claims:
             found.append(Found(claims[0], module))
+            inside.update(id(inner) for inner in module.modules())
     return found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters import Adapter
 from ..errors import LayoutError
-from ..layout import SequenceLayout
 from .decoder_tap import Hook
+
+if TYPE_CHECKING:
+    from .observation import Observation
 
 #: Text positions that are compared.
 SAMPLED = 256
@@ -19,10 +21,10 @@ TOLERANCE = 2e-2
 
 
 class FirstBatchCheck:
-    """Compares what the decoder receives at text positions with what the model's embedding table gave out.
+    """Compare what the decoder receives at text positions with what the model's embedding table returned.
 
-    The table is not read but watched: under ZeRO-3 a look-up of our own would be a collective that other ranks may not
-    take part in.
+    The table's own calls are observed: under ZeRO-3 a look-up of our own would be a collective that other ranks may
+    not take part in. Only the rows of the current forward are kept.
 
     Args:
         adapter: for messages.
@@ -31,27 +33,32 @@ class FirstBatchCheck:
 
     def __init__(self, adapter: Adapter, inner: nn.Module) -> None:
         self.name = f"adapter {adapter.name} on {type(inner).__name__}"
-        #: (B, L) original token id at each position of the decoder's sequence; meaningless where there is no text.
-        self.token_ids: Tensor | None = None
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._rows: list[tuple[Tensor, Tensor]] = []
         embedding: nn.Module = inner.get_input_embeddings()  # type: ignore[operator]
-        self._remover = embedding.register_forward_hook(Hook(self._see))
+        self._remover = embedding.register_forward_hook(Hook(self._keep_rows))
 
-    def _see(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if args and isinstance(args[0], Tensor) and self.token_ids is None:
-            self._seen.append((args[0].detach().flatten(), output.detach().flatten(0, -2)))
+    def _keep_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if args and isinstance(args[0], Tensor) and torch.is_grad_enabled():
+            self._rows.append((args[0].detach().flatten(), output.detach().flatten(0, -2)))
 
-    def __call__(self, embeds: Tensor, layout: SequenceLayout) -> bool:
-        """Check a batch. True when it was one that could tell (with text and image), and the check is over.
+    def forget(self) -> None:
+        """Release the rows of the current forward."""
+        self._rows = []
+
+    def passes(self, observation: Observation) -> bool:
+        """Check a decoder pass. Return True when it had text and image, so that the check is over. Reads the device.
 
         Raises:
             LayoutError: what was seen is not what the generic adapter takes it for.
         """
-        token_ids, self.token_ids = self.token_ids, None
-        seen, self._seen = self._seen, []
-        if token_ids is None or not seen or not bool(layout.image.any()) or not bool(layout.text.any()):
+        kept, layout, embeds = self._rows, observation.layout, observation.inputs_embeds
+        self.forget()
+        if layout is None or embeds is None or layout.shape != embeds.shape[:2] or not kept:
             return False
-        ids, rows = torch.cat([item[0] for item in seen]), torch.cat([item[1] for item in seen]).float()
+        token_ids = observation.token_ids
+        if token_ids is None or not bool(layout.image.any()) or not bool(layout.text.any()):
+            return False
+        ids, rows = torch.cat([item[0] for item in kept]), torch.cat([item[1] for item in kept]).float()
         at = layout.text.nonzero()  # (N, 2)
         at = at[:: max(1, len(at) // SAMPLED)]
         text, wanted = embeds.detach()[at[:, 0], at[:, 1]].float(), token_ids[at[:, 0], at[:, 1]]
@@ -75,17 +82,17 @@ class FirstBatchCheck:
         return True
 
     def remove(self) -> None:
-        """Stop watching the table."""
+        """Stop observing the table."""
         self._remover.remove()
-        self._seen = []
+        self.forget()
 
 
 def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> float | None:
-    """The factor between table rows and embeddings, if there is one for all.
+    """Return the factor between table rows and embeddings; None when there is none for all.
 
     Args:
-        text: (N, d) embeddings. wanted: (N,) their token ids. ids (M,), rows (M, d): what the table gave out. A token
-            may have been given out several times with different noise (NEFTune): any of them will do.
+        text: (N, d) embeddings. wanted: (N,) their token ids. ids (M,), rows (M, d): what the table returned. It may
+            have returned a token several times with different noise (NEFTune): any of them will do.
     """
     same = wanted[:, None] == ids[None, :]  # (N, M)
     if not bool(same.any(dim=1).all()):
@@ -103,7 +110,7 @@ def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> fl
 
 
 def _fraction_of_rows(vectors: Tensor, rows: Tensor) -> float:
-    """How many of the vectors (N, d) are among the rows (M, d)."""
+    """Return the share of vectors (N, d) that are among the rows (M, d)."""
     distance = torch.cdist(vectors, rows).amin(dim=1)
     return float((distance <= TOLERANCE * vectors.norm(dim=1).clamp(min=1e-12)).float().mean())
 

@@ -1,4 +1,4 @@
-"""Letting calls of one model's method go through a function, and undoing that.
+"""Route the calls of one model's method through a function, until that is removed.
 
 The class is patched, not the instance: a wrapper on the instance would follow a deepcopy, where it would still act on
 the original model, and could not be pickled. Instances that were not asked for are left alone.
@@ -64,4 +64,4 @@ def _patch(cls: type, name: str) -> None:
         call = None if wanted is None else wanted()
         return method(*args, **kwargs) if call is None else call(method, args, kwargs)
 
-    _PATCHED[cls, name] = Replacement(cls, name, intercepted)
+    _PATCHED[cls, name] = Replacement(cls, name, intercepted, original=intercepted)

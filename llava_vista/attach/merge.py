@@ -1,4 +1,4 @@
-"""Calling a host's merge method with position codes in the labels' place, so that it tells the layout on the way."""
+"""Call a host's merge method with position codes in the labels' place, and read the layout from what comes back."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from .position_codes import check_order, compose, decode, position_codes
 class Merged(NamedTuple):
     """What the host gets back, and the layout (None when there was nothing to merge or no labels to code).
 
-    token_ids: (B, L) the original token at each text position, anything elsewhere; only when it was to be checked.
-    labels: (B, L) as the host gets them back; by them a second merge of one forward (images, then videos) is known.
+    Attributes:
+        read_token_ids: returns the original token at each text position (B, L), anything elsewhere.
+        labels: (B, L) as the host gets them back. A second merge of one forward (images, then videos) receives these.
+        embeds: (B, L, d) the merged embeddings.
     """
 
     result: Any
     layout: SequenceLayout | None
-    token_ids: Tensor | None = None
+    read_token_ids: Callable[[], Tensor] | None = None
     labels: Tensor | None = None
     embeds: Tensor | None = None
 
@@ -61,14 +63,13 @@ def merge(
         return Merged(method(*args, **kwargs), None)  # generation: the host's own path, untouched
 
     mask = bound.arguments.get("attention_mask")
-    ids = ids.clone() if check else None  # some hosts write into them
+    ids = ids.clone()  # some hosts write into them (Bunny)
     bound.arguments["labels"] = position_codes(labels)
     if mask is None:
         # Without a mask, padding on the right would come back as image. Ones change nothing else.
         bound.arguments["attention_mask"] = torch.ones_like(labels, dtype=torch.bool)
     result = method(*bound.args, **bound.kwargs)
 
-    token_ids: Tensor | None = None
     names = adapter.merge_returns.get(len(result)) if isinstance(result, tuple) else None
     if names is None:
         found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
@@ -94,13 +95,18 @@ def merge(
                 f"adapter {adapter.name}: {adapter.merge_method} returned inputs_embeds {tuple(embeds.shape)} but "
                 f"labels {tuple(codes.shape)}; (B, L, d) and (B, L) were expected."
             )
-        if ids is not None:
+        if check:
             check_order(codes)
-            token_ids = ids.reshape(-1)[codes.clamp(min=0).long()]
         layout, values["labels"] = decode(codes, merged_mask, labels, bound.arguments["attention_mask"])
         if before is not None and before.layout is not None and before.labels is labels:
             layout = compose(layout, codes, before.layout)
     # A host that makes itself a mask when it gets none returns the same one for ones.
     if mask is None and not adapter.merge_makes_mask:
         values["attention_mask"] = None
-    return Merged(tuple(values[name] for name in names), layout, token_ids, values["labels"], embeds)
+    return Merged(
+        tuple(values[name] for name in names),
+        layout,
+        lambda: ids.reshape(-1)[codes.clamp(min=0).long()],
+        values["labels"],
+        embeds,
+    )

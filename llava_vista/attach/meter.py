@@ -1,4 +1,4 @@
-"""Running sums of what VISTA saw, kept on the device until somebody asks: no host sync in between."""
+"""Running sums of terms and cross-entropy, kept on the device until they are read: no host sync in between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _SUMS = (
     "loss",  # sum over aligned samples
     "similarity",  # sum over aligned samples
     "aligned",  # aligned samples
-    "ce",  # sum over micro-steps
+    "ce",  # sum over micro-steps whose cross-entropy is finite
+    "ce_finite",  # their number
     "steps",  # micro-steps
     "ce_zero",  # micro-steps with a cross-entropy of exactly 0
     "unsupervised",  # micro-steps whose batch has no supervised label
@@ -55,14 +56,17 @@ class Meter:
 
     def add_terms(self, terms: AlignmentTerms, step: int) -> None:
         """Add one batch's terms; ``step`` is the optimizer step, to name the first that went wrong."""
-        loss, bad = terms.loss.detach(), 1 - terms.finite
-        aligned = terms.aligned * terms.finite  # a skipped batch takes no part in the averages
+        finite, bad = terms.finite > 0, 1 - terms.finite
+        aligned = terms.aligned * terms.finite  # a batch that is not finite takes no part in the averages
+        loss, similarity = (
+            torch.where(finite, value.detach(), torch.zeros_like(aligned)) for value in (terms.loss, terms.similarity)
+        )
         self._add(
             bad,
             _FIRST_VISTA,
             step,
             loss=loss * aligned,
-            similarity=terms.similarity * aligned,
+            similarity=similarity * aligned,
             aligned=aligned,
             vista_not_finite=bad,
         )
@@ -71,9 +75,18 @@ class Meter:
         """Add one micro-step's cross-entropy, and whether its batch had anything to supervise."""
         loss = loss.detach().float().mean()
         unsupervised = 0.0 if labels is None else 1 - (labels >= 0).any().float().to(loss.device)
-        bad = 1 - torch.isfinite(loss).float()
-        zero = (loss == 0).float()
-        self._add(bad, _FIRST_CE, step, ce=loss, steps=1.0, ce_zero=zero, unsupervised=unsupervised)
+        finite = torch.isfinite(loss)
+        self._add(
+            1 - finite.float(),
+            _FIRST_CE,
+            step,
+            # A batch without labels has a cross-entropy of NaN; transformers leaves it out of its own average, too.
+            ce=torch.where(finite, loss, torch.zeros_like(loss)),
+            ce_finite=finite.float(),
+            steps=1.0,
+            ce_zero=(loss == 0).float(),
+            unsupervised=unsupervised,
+        )
 
     def check(self, device: torch.device, *, across_ranks: bool) -> None:
         """Raise if any VISTA loss since the last `read` was not finite; the sums stay. Reads the device.
@@ -89,7 +102,7 @@ class Meter:
         return rows.tolist()  # the one host sync
 
     def read(self, device: torch.device, *, across_ranks: bool, stop_on_nonfinite: bool) -> dict[str, float]:
-        """Averages since the last read, then start anew. Reads the device.
+        """Return the averages since the last read, and reset. Reads the device.
 
         Args:
             device: where to build the vector when nothing was added on this rank.
@@ -98,7 +111,8 @@ class Meter:
 
         Returns:
             vista_loss, vista_similarity (means over aligned samples), vista_aligned_samples (their number, over all
-            ranks), ce_loss (mean over micro-steps and ranks); vista_nonfinite_batches when there were any.
+            ranks), ce_loss (mean over micro-steps and ranks). A key without a value is left out: the first two where
+            nothing was aligned, ce_loss where no cross-entropy was finite. vista_nonfinite_batches when there were any.
 
         Raises:
             NonFiniteLossError: naming the step and the ranks.
@@ -108,27 +122,13 @@ class Meter:
         if stop_on_nonfinite:
             self._stop_if_bad(rows)
         total = _total(rows)
-        steps = int(total["steps"])
-        if total["ce_zero"]:
-            warn_once(
-                f"the cross-entropy was exactly 0 in {int(total['ce_zero'])} of {steps} micro-steps. Usually every "
-                "label of the batch was masked (look for 'tokenization mismatch' in the log): the conversation "
-                "template does not fit the tokenizer."
-            )
-        if total["unsupervised"]:
-            warn_once(
-                f"{int(total['unsupervised'])} of {steps} micro-steps had a batch without any supervised label. "
-                "Usually the conversation template does not fit the tokenizer ('tokenization mismatch'), or "
-                "model_max_length cuts the answers off."
-            )
-        counted = max(total["aligned"], 1)
-        record = {
-            "vista_loss": total["loss"] / counted,
-            "vista_similarity": total["similarity"] / counted,
-            "vista_aligned_samples": int(total["aligned"]),
-        }
-        if steps:
-            record["ce_loss"] = total["ce"] / steps
+        _warn_about_labels(total)
+        record: dict[str, float] = {"vista_aligned_samples": int(total["aligned"])}
+        if total["aligned"]:
+            record["vista_loss"] = total["loss"] / total["aligned"]
+            record["vista_similarity"] = total["similarity"] / total["aligned"]
+        if total["ce_finite"]:
+            record["ce_loss"] = total["ce"] / total["ce_finite"]
         if total["vista_not_finite"]:
             record["vista_nonfinite_batches"] = int(total["vista_not_finite"])
         return record
@@ -151,4 +151,20 @@ class Meter:
             f"({int(total['vista_not_finite'])} micro-steps since the last log).{also} Training stops before a "
             "checkpoint is written; go back to the last one. To drop such batches' VISTA term instead: "
             "--vista_on_nonfinite skip."
+        )
+
+
+def _warn_about_labels(total: dict[str, float]) -> None:
+    steps = int(total["steps"])
+    if total["ce_zero"]:
+        warn_once(
+            f"the cross-entropy was exactly 0 in {int(total['ce_zero'])} of {steps} micro-steps. Usually every label "
+            "of the batch was masked (look for 'tokenization mismatch' in the log): the conversation template does not "
+            "fit the tokenizer."
+        )
+    if total["unsupervised"]:
+        warn_once(
+            f"{int(total['unsupervised'])} of {steps} micro-steps had a batch without any supervised label. Usually "
+            "the conversation template does not fit the tokenizer ('tokenization mismatch'), or model_max_length cuts "
+            "the answers off."
         )

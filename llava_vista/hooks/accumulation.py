@@ -2,103 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from ..attach.decoder_tap import Hook
+from ..attach.patching import Replacement
 from ..logging import warn_once
 
+#: Largest relative difference at which a loss counts as equal to one of the values that it may have.
+TOLERANCE = 0.02
+#: Positions whose logits are made float32 at a time.
+_CHUNK = 256
+#: Micro-batches on which the loss is compared before the trainer's own attributes decide.
+_TRIES = 8
 
-class Divisor:
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[float, int]:
+    """Return the mean next-token cross-entropy and the number of supervised tokens. Reads the device.
+
+    Args:
+        logits: (B, L, V). labels: (B, L), negative where not supervised.
+    """
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:].to(logits.device), strict=True):
+            for chunk, wanted in zip(row_logits.split(_CHUNK), row_labels.split(_CHUNK), strict=True):
+                wanted = wanted.masked_fill(wanted < 0, -100)
+                total += float(cross_entropy(chunk.float(), wanted, reduction="sum"))
+                count += int((wanted >= 0).sum())
+    return total / max(count, 1), count
+
+
+class LossScale:
     """What a mean over one micro-batch must be divided by before it is added to the loss of `compute_loss`.
 
     Whatever comes after `compute_loss` (the trainer's, accelerate's or DeepSpeed's division, a loss scaler) acts on
-    cross-entropy and VISTA alike. So one thing decides: is the cross-entropy a mean over the micro-batch (1), or a sum
-    that is normalised over all k accumulated micro-batches by ``num_items_in_batch`` already (k)? Asked of attributes,
-    not versions: `model_accepts_loss_kwargs` came with transformers 4.46, `loss_is_scaled_for_ga` with 5.19,
-    `current_gradient_accumulation_steps` with 4.55. Where a version itself scales wrongly (4.46.0-4.48.0, 5.2-5.5.3),
-    the term is scaled as its cross-entropy is.
+    cross-entropy and VISTA alike. So one thing decides: is the returned cross-entropy a mean over the micro-batch
+    (divisor 1), or is it divided for the k micro-batches of the accumulation window already (divisor k)?
 
-    A model may also take ``num_items_in_batch`` among its keywords and never use it (Llava in 4.49, Gemma3 in 4.52,
-    VipLlava up to 5.6): the trainer believes the sum to be normalised, but it is a mean. So on the first micro-batch
-    of several, the number is handed over in a form that tells whether anything was computed with it.
+    It is measured on the first micro-batches of several: the loss is compared with the mean cross-entropy of the
+    model's own logits, with that divided by k, and with the sum divided by ``num_items_in_batch``. Where no logits are
+    returned, or the loss is none of the three (label smoothing, a router loss), the rule of `Trainer.training_step`
+    decides, by the attributes that it reads: `model_accepts_loss_kwargs` (transformers 4.46), `compute_loss_func`,
+    `loss_is_scaled_for_ga` (5.19).
+
+    A model may take ``num_items_in_batch`` and never use it (Llava in 4.49, VipLlava up to 5.6): the trainer believes
+    the loss to be normalised and adds up means. The term is then scaled as the cross-entropy is, with a warning.
     """
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._used: bool | None = None
+        self._window: int | None = None
+        self._is_divided: bool | None = None
+        self._tries = 0
+        self._forwards = 0
+        self._logits: Tensor | None = None
+        self._hook: Any = None
+        self._replacement: Replacement | None = None
+        if hasattr(trainer, "get_batch_samples"):
+            # The last window of an epoch may be shorter; only the trainer's own list knows (transformers 4.46 to 4.54).
+            original = trainer.get_batch_samples
+            self._replacement = Replacement(trainer, "get_batch_samples", self._count_window(original))
 
-    def watch(self, num_items_in_batch: Any) -> Any:
-        """What to hand to the host in the number's place: the number itself, or one that tells of its use."""
-        if (
-            self._used is not None
-            or self._steps() == 1
-            or getattr(self._trainer, "loss_is_scaled_for_ga", None) is not None
-            or self._trainer.args.torch_compile  # the compiler would not see what is used
-            or not isinstance(num_items_in_batch, (int, Tensor))
-        ):
-            return num_items_in_batch
-        self._used = False
-        return _Watched.of(torch.as_tensor(num_items_in_batch), self._note)
+    def remove(self) -> None:
+        """Remove everything from the trainer and its model."""
+        self._stop_measuring()
+        if self._replacement is not None:
+            self._replacement.undo()
+            self._replacement = None
 
-    def value(self, num_items_in_batch: Any) -> float:
-        """The divisor, after `compute_loss` has run with ``num_items_in_batch``."""
-        scaled = getattr(self._trainer, "loss_is_scaled_for_ga", None)
-        if scaled is None:
-            scaled = num_items_in_batch is not None and (
-                bool(getattr(self._trainer, "model_accepts_loss_kwargs", False))
-                or getattr(self._trainer, "compute_loss_func", None) is not None
-            )
-            if scaled and self._used is False:
-                warn_once(
-                    f"{type(self._trainer.model).__name__} takes num_items_in_batch and does not use it, so this "
-                    f"trainer adds up the losses of {self._steps():g} accumulated micro-batches where it should "
-                    "average them (with or without VISTA). The VISTA term is scaled as the cross-entropy is."
-                )
-                scaled = False
-        return self._steps() if scaled else 1.0
+    def before_loss(self) -> None:
+        """Prepare to measure, if the coming loss is one that tells."""
+        self._logits, self._forwards = None, 0
+        if self._hook is None and self._is_divided is None and self._tries < _TRIES and self.window > 1:
+            # The hook would become a part of the compiled model, and stay there.
+            if self._trainer.args.torch_compile:
+                self._tries = _TRIES
+            else:
+                self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
 
-    def _steps(self) -> float:
+    def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float:
+        """Return the divisor, after `compute_loss` has returned ``loss``.
+
+        Args:
+            loss: the scalar that it returned.
+            labels: (B, L) of the merged sequence, if known.
+            num_items_in_batch: what the trainer passed. Reads the device while measuring.
+        """
+        window = self.window
+        if window == 1:
+            return 1.0
+        announced = self._announced(num_items_in_batch)
+        if self._hook is not None:
+            self._measure(loss, labels, num_items_in_batch, announced)
+        return float(window) if (announced if self._is_divided is None else self._is_divided) else 1.0
+
+    @property
+    def window(self) -> int:
+        """Number of micro-batches in the current accumulation window."""
+        if self._window is not None:
+            return self._window
         current = getattr(self._trainer, "current_gradient_accumulation_steps", None)
-        return float(current or self._trainer.args.gradient_accumulation_steps)
+        return int(current or self._trainer.args.gradient_accumulation_steps)
 
-    def _note(self) -> None:
-        self._used = True
+    def _announced(self, num_items_in_batch: Any) -> bool:
+        """Whether `Trainer.training_step` takes the loss for divided."""
+        trainer = self._trainer
+        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+        if scaled is not None:
+            return bool(scaled)
+        accepts = bool(getattr(trainer, "model_accepts_loss_kwargs", False))
+        return (accepts and num_items_in_batch is not None) or getattr(trainer, "compute_loss_func", None) is not None
 
-
-#: Reading the value counts as use; asking for its shape or device, or moving it, does not.
-_READS = (Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.__bool__)
-
-
-class _Watched(Tensor):
-    """A number that calls ``note`` when something is computed with it. What is computed is an ordinary tensor."""
-
-    note: Callable[[], None]
-
-    @classmethod
-    def of(cls, value: Tensor, note: Callable[[], None]) -> _Watched:
-        watched = value.as_subclass(cls)
-        watched.note = note
-        return watched
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            given = [*args, *(kwargs or {}).values()]
-            watched = next((value for value in given if isinstance(value, cls)), None)
-            result = func(
-                *(_plain(value) for value in args), **{key: _plain(value) for key, value in (kwargs or {}).items()}
+    def _measure(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any, announced: bool) -> None:
+        self._tries += 1
+        logits, self._logits = self._logits, None
+        if logits is not None and labels is not None and logits.shape[:2] == labels.shape and self._forwards == 1:
+            mean, count = mean_cross_entropy(logits, labels)
+            found = float(loss.detach().mean())
+            divided = [mean / self.window]
+            if num_items_in_batch is not None and count:
+                items = float(torch.as_tensor(num_items_in_batch).float().mean())
+                divided += [mean * count / items, mean * count / items * self._trainer.args.world_size]
+            is_mean, is_divided = _equal(found, mean), any(_equal(found, value) for value in divided)
+            if is_mean != is_divided:  # both when this micro-batch holds nearly all tokens of the window
+                self._is_divided = is_divided
+        if self._is_divided is not None or self._tries >= _TRIES:
+            self._stop_measuring()
+        if self._is_divided is False and announced:
+            warn_once(
+                f"{type(self._trainer.model).__name__} takes num_items_in_batch and does not use it, so this trainer "
+                f"adds up the losses of {self.window} accumulated micro-batches where it should average them (with or "
+                "without VISTA). The VISTA term is scaled as the cross-entropy is."
             )
-            if watched is None:
-                return result
-            if func in _READS or sum(isinstance(value, Tensor) for value in given) > 1:
-                watched.note()
-            elif isinstance(result, Tensor):  # moved or cast: still the number
-                return cls.of(result, watched.note)
+
+    def _stop_measuring(self) -> None:
+        self._logits = None
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _keep_logits(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        logits = output.get("logits") if hasattr(output, "get") else None
+        self._forwards += 1
+        self._logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 3 else None
+
+    def _count_window(self, original: Any) -> Any:
+        def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if isinstance(result, tuple) and result and isinstance(result[0], list):
+                self._window = max(1, len(result[0]))
             return result
 
+        return get_batch_samples
 
-def _plain(value: Any) -> Any:
-    return value.as_subclass(Tensor) if isinstance(value, _Watched) else value
+
+def _equal(found: float, wanted: float) -> bool:
+    return abs(found - wanted) <= TOLERANCE * max(abs(wanted), 1e-12)

@@ -95,3 +95,8 @@ def _flag_words() -> list[str]:
 
 
 REQUEST = Request()
+
+
+def note_attached() -> None:
+    """Note that the program itself attached VISTA to a model."""
+    REQUEST.acted = True

@@ -1,11 +1,13 @@
-"""VISTA during one call of `Trainer.train`: attach, add the term to the loss, metrics to the log, and take all off."""
+"""VISTA during one call of `Trainer.train`: attach, add the term to the loss and metrics to the log, and detach."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
@@ -13,34 +15,59 @@ from ..adapters import find_adapter
 from ..attach.handle import Handle, handle_in, handle_on
 from ..attach.meter import Meter
 from ..attach.patching import Replacement
-from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig
-from ..errors import AttachError
+from ..config import FLAG, FLAG_PREFIX, VistaConfig
+from ..errors import AttachError, VistaError
 from ..logging import say, warn_once
-from .accumulation import Divisor
-from .parallel import refuse_split_sequences
-from .ranks import agree
+from .accumulation import LossScale
+from .ranks import agree, refuse_split_sequences
 from .run_record import warn_of_changes, write_run_record
 
 #: After this many logged records without a single aligned sample, the user is warned.
 UNALIGNED_RECORDS = 3
+#: Trainers whose loss is not the cross-entropy of the batch's own text, and what VISTA would do there.
+OTHER_OBJECTIVES = {
+    **dict.fromkeys(
+        ("DPOTrainer", "CPOTrainer", "ORPOTrainer", "OnlineDPOTrainer", "XPOTrainer", "NashMDTrainer"),
+        "it would pull chosen and rejected answers alike towards the image",
+    ),
+    **dict.fromkeys(("KTOTrainer", "BCOTrainer"), "it would pull wanted and unwanted answers alike towards the image"),
+    **dict.fromkeys(
+        ("GRPOTrainer", "RLOOTrainer", "PPOTrainer", "GSPOTrainer"),
+        "it would pull every sampled answer towards the image, whatever its reward",
+    ),
+    **dict.fromkeys(("RewardTrainer", "PRMTrainer"), "its loss is about scores, not about the text"),
+    **dict.fromkeys(("GKDTrainer",), "its loss is a divergence from a teacher"),
+}
+#: Logged in the place of ``ce_loss`` where the host's own loss is not a cross-entropy.
+HOST_LOSS = "host_loss"
 
 
 class TrainingSession:
-    """Context manager around the host's own `Trainer.train`.
+    """Context manager around the host's own `Trainer.train`. It owns the meter, the step and the accounts of a run.
 
     Everything is put on this trainer's instance, not its class: other libraries patch `Trainer.compute_loss` on the
     class for a while, and a patch there would be lost.
+
+    Args:
+        trainer: the host's.
+        config: what to train with.
+        source: how VISTA was asked for, for messages.
     """
 
-    def __init__(self, trainer: Any, config: VistaConfig) -> None:
+    def __init__(self, trainer: Any, config: VistaConfig, source: str = f"--{FLAG}") -> None:
         self.trainer = trainer
         self.config = config
+        self.source = source
         self.handle: Handle | None = None
+        self.meter = Meter()
         #: the handle is the program's own, from attach(): it is given back, not detached
         self._borrowed = False
         self._replacements: list[Replacement] = []
-        self._divisor = Divisor(trainer)
+        self._scale: LossScale | None = None
         self._callback = _Callback(self)
+        self._objective = next((cls.__name__ for cls in type(trainer).__mro__ if cls.__name__ in OTHER_OBJECTIVES), "")
+        self._losses_of_step = self._losses_without_gradient = 0
+        self._pending: dict[str, float] | None = None
         self._records_without_aligned = 0
         self._ever_aligned = False
 
@@ -51,6 +78,7 @@ class TrainingSession:
                 "cannot follow the replicas. Launch one process per GPU (deepspeed, torchrun, accelerate launch), or "
                 "show it one GPU (CUDA_VISIBLE_DEVICES=0)."
             )
+        self._refuse_other_objectives()
         refuse_split_sequences(self.trainer)
         if self.trainer.model is not None:
             find_adapter(self.trainer.model)  # an unknown model stops here, before anything is set up
@@ -58,21 +86,35 @@ class TrainingSession:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._take_off()
+        self._release()
         self.trainer.remove_callback(self._callback)
 
-    def _take_off(self) -> None:
+    def _refuse_other_objectives(self) -> None:
+        if not self._objective or self.config.weight == 0:
+            return
+        reason = OTHER_OBJECTIVES[self._objective]
+        if not self.config.any_objective:
+            raise AttachError(
+                f"{type(self.trainer).__name__} is a {self._objective}, and VISTA is defined beside cross-entropy: "
+                f"{reason}. Train without {self.source}, or with --{FLAG_PREFIX}any_objective if that is wanted."
+            )
+        say(f"VISTA beside the objective of {self._objective}, as --{FLAG_PREFIX}any_objective asks: {reason}.")
+
+    def _release(self) -> None:
         for replacement in reversed(self._replacements):
             replacement.undo()
         self._replacements = []
+        if self._scale is not None:
+            self._scale.remove()
+            self._scale = None
         if self.handle is not None and not self._borrowed:
             self.handle.detach()
-        elif self.handle is not None and handle_on(self.handle.inner) is self.handle:  # nobody detached it meanwhile
+        elif self.handle is not None and handle_on(self.handle.inner) is self.handle:  # not detached meanwhile
             self.handle.add_entry(add_to_loss=True)  # as attach() had left it
         self.handle, self._borrowed = None, False
 
     def _borrow(self) -> Handle | None:
-        """The program's own attach(), if there is one: the term is added once, here, where accumulation is known.
+        """Return the program's own attach(), if there is one: the term is added once, where accumulation is known.
 
         Raises:
             AttachError: it was attached with other options, or only observes.
@@ -85,109 +127,170 @@ class TrainingSession:
             mine, theirs = self.config.to_dict(), existing.config.to_dict()
             differ = ", ".join(f"{key} {theirs[key]!r} and {mine[key]!r}" for key in mine if mine[key] != theirs[key])
             raise AttachError(
-                f"VISTA is attached to this {name} by attach() in the program and asked for by --{FLAG} (or install(), "
-                f"or {ENVIRONMENT_VARIABLE}) with other options: {differ}. Use one of the two: detach() the handle, or "
-                f"leave out --{FLAG} / {ENVIRONMENT_VARIABLE}."
+                f"VISTA is attached to this {name} by attach() in the program and asked for by {self.source} with "
+                f"other options: {differ}. Use one of the two: detach() the handle, or leave out {self.source}."
             )
         if not existing.adds_to_loss:
             raise AttachError(
                 f"VISTA is already attached to this {name}, by attach(..., add_to_loss=False) in the program or by "
-                f"another training that is under way, and --{FLAG} (or install(), or {ENVIRONMENT_VARIABLE}) asks to "
-                f"train with it: the term might be added twice. Use one of the two: detach() the handle, or leave out "
-                f"--{FLAG} / {ENVIRONMENT_VARIABLE}."
+                f"another training in progress, and {self.source} asks to train with it: the term might be added "
+                f"twice. Use one of the two: detach() the handle, or leave out {self.source}."
             )
         say(
-            f"VISTA is attached to this {name} by attach() in the program, and asked for by --{FLAG} (or install(), or "
-            f"{ENVIRONMENT_VARIABLE}) with the same options: it is applied once, by the trainer."
+            f"VISTA is attached to this {name} by attach() in the program, and asked for by {self.source} with the "
+            "same options: it is applied once, by the trainer."
         )
         existing.remove_entry()
-        existing.meter = Meter()  # what it saw before is not of this training
         self._borrowed = True
         return existing
 
     # --- called by the callback ---
 
     def begin(self) -> None:
-        """The model is complete now: also when the trainer makes it itself, or wraps it."""
+        """Attach. The model is complete now, also when the trainer makes it itself, or wraps it."""
         trainer = self.trainer
-        self._take_off()  # the trainer may start over (hyper-parameter search, batch-size finder)
+        self._release()  # the trainer may start over (hyper-parameter search, batch-size finder)
         agree(self.config)
-        self.handle = self._borrow() or Handle(trainer.model, self.config)
+        self.handle, self.meter = self._borrow() or Handle(trainer.model, self.config), Meter()
+        self._scale = LossScale(trainer)
+        self._losses_of_step = self._losses_without_gradient = 0
         self._replacements = [
             Replacement(trainer, "compute_loss", self._with_term(trainer.compute_loss)),
+            Replacement(trainer, "_maybe_log_save_evaluate", self._with_record(trainer._maybe_log_save_evaluate)),
             Replacement(trainer, "log", self._with_metrics(trainer.log)),
-            Replacement(trainer, "_save_checkpoint", self._with_check(trainer._save_checkpoint)),
         ]
-        weight = "observed only, weight 0" if self.config.weight == 0 else f"weight {self.config.weight:g}"
-        say(
-            f"VISTA {self.config.method}, {weight}, positions {self.config.position_weighting}, text "
-            f"{self.config.text_scope}, on {self.handle.describe()}."
-        )
+        observed = "observed only, " if self.config.weight == 0 else ""
+        say(f"VISTA enabled: {self.config.describe()} ({observed}asked for by {self.source}); {self.handle.describe()}")
         if trainer.is_world_process_zero():
             if trainer.state.global_step > 0:
                 warn_of_changes(trainer.args.output_dir, self.config)
             write_run_record(self.handle, trainer)
 
+    def end_step(self) -> None:
+        """Check that the optimizer step that just ended had the term in its loss.
+
+        Raises:
+            AttachError: it had not. With weight 0, which may not stop a run, a warning says so.
+        """
+        losses, self._losses_of_step = self._losses_of_step, 0
+        without, self._losses_without_gradient = self._losses_without_gradient, 0
+        if self.handle is None or losses:
+            return
+        name = type(self.trainer).__name__
+        cause = (
+            f"{name} called compute_loss without gradients only (a zeroth-order optimizer?)"
+            if without
+            else f"{name} trained a step without calling compute_loss, by a training_step or loop of its own"
+        )
+        self._complain(
+            AttachError(
+                f"{cause}, so VISTA could not be added to the loss. Call self.compute_loss in it, or use "
+                f"llava_vista.attach(model) instead of {self.source}."
+            )
+        )
+
     def end(self) -> None:
         """Training is over: the last steps may not have been logged, and the host will save its result."""
         if self.handle is not None:
-            self.handle.check_finite(across_ranks=True)
-        if not self._ever_aligned and self._records_without_aligned:
-            self._warn_unaligned()
+            if self.handle.stops_on_nonfinite:
+                self.meter.check(self.handle.device, across_ranks=True)
+            if not self._ever_aligned and self._records_without_aligned:
+                self._warn_unaligned()
+
+    def _complain(self, error: VistaError) -> None:
+        """Raise ``error``; where VISTA only observes, warn and stop observing."""
+        if self.config.weight > 0:
+            raise error
+        warn_once(f"{error} VISTA observes no further in this training (weight 0).")
+        self._release()
 
     # --- what is put on the trainer ---
 
     def _with_term(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
+        signature = inspect.signature(original)
+
         def compute_loss(*args: Any, **kwargs: Any) -> Any:
-            handle = self.handle
-            if handle is None or not self.trainer.model.training:
+            handle, scale = self.handle, self._scale
+            if handle is None or scale is None:
+                return original(*args, **kwargs)
+            if not torch.is_grad_enabled():  # evaluation
+                self._losses_without_gradient += 1
                 return original(*args, **kwargs)
             handle.clear()
-            inputs = kwargs["inputs"] if "inputs" in kwargs else args[1]
-            labels = inputs.get("labels")
-            if kwargs.get("num_items_in_batch") is not None:
-                kwargs["num_items_in_batch"] = self._divisor.watch(kwargs["num_items_in_batch"])
+            scale.before_loss()
+            given = signature.bind_partial(*args, **kwargs).arguments
+            inputs = given.get("inputs")
+            labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
             result = original(*args, **kwargs)
             loss = result[0] if isinstance(result, tuple) else result
-            total = self._add_term(handle, loss, labels, kwargs.get("num_items_in_batch"))
+            self._losses_of_step += 1
+            total = self._add_term(handle, scale, loss, labels, given.get("num_items_in_batch"))
             handle.clear()
             return (total, *result[1:]) if isinstance(result, tuple) else total
 
         return compute_loss
 
-    def _add_term(self, handle: Handle, loss: Tensor, labels: Tensor | None, num_items: Any) -> Tensor:
-        handle.step = self.trainer.state.global_step
-        divisor = self._divisor.value(num_items)
-        term = handle.loss()
-        handle.meter.add_cross_entropy(loss.detach() * divisor, labels, handle.step)
+    def _add_term(self, handle: Handle, scale: LossScale, loss: Tensor, labels: Any, num_items: Any) -> Tensor:
+        step = self.trainer.state.global_step
+        divisor = scale.divisor(loss, handle.merged_labels, num_items)
+        labels = labels if isinstance(labels, Tensor) else None
+        self.meter.add_cross_entropy(loss.detach() * divisor, labels, step)
+        try:
+            terms = handle.take_terms()
+        except VistaError as error:
+            self._complain(error)
+            return loss
+        self.meter.add_terms(terms, step)
         if self.config.weight == 0:
             return loss  # nothing is added, so nothing can differ from the baseline
-        return loss + (self.config.weight / divisor) * term.to(loss.device)
+        if loss.requires_grad and not terms.loss.requires_grad and self.config.on_nonfinite != "skip":
+            warn_once(
+                "the VISTA term has no gradient: neither the decoder nor the text embeddings nor what makes the image "
+                "features is trained, so VISTA changes nothing."
+            )
+        return loss + (self.config.weight / divisor) * terms.loss.to(loss.device)
+
+    def _with_record(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe_log_save_evaluate(*args: Any, **kwargs: Any) -> Any:
+            # The trainer itself calls this on every rank, so the gather is safe here, and only here: `log` may be
+            # called by user code on one rank. No checkpoint may hold the result of a loss that was not finite.
+            handle, trainer = self.handle, self.trainer
+            if handle is not None:
+                logs = trainer.state.global_step > getattr(trainer, "_globalstep_last_logged", -1)
+                if trainer.control.should_log and logs:
+                    self._pending = self._read_metrics(handle)
+                elif trainer.control.should_save and handle.stops_on_nonfinite:
+                    self.meter.check(handle.device, across_ranks=True)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._pending = None
+
+        return maybe_log_save_evaluate
+
+    def _read_metrics(self, handle: Handle) -> dict[str, float]:
+        metrics = self.meter.read(handle.device, across_ranks=True, stop_on_nonfinite=handle.stops_on_nonfinite)
+        self._check_alignment(metrics)
+        if self._objective and "ce_loss" in metrics:
+            metrics[HOST_LOSS] = metrics.pop("ce_loss")
+        return metrics
 
     def _with_metrics(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
+        makers = {
+            code
+            for cls in type(self.trainer).__mro__
+            if (code := getattr(vars(cls).get("_maybe_log_save_evaluate"), "__code__", None))
+        }
+
         def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
-            # The trainer's own training record; it is made on every rank, so the gather inside is safe.
-            if self.handle is not None and "loss" in logs:
-                metrics = self.handle.read_metrics(across_ranks=True)
-                self._watch_alignment(metrics)
-                logs = {**logs, **metrics}
+            # A record is recognised by where the trainer makes it. Frame 1 is the wrapper of `Replacement`.
+            if self._pending is not None and "loss" in logs and sys._getframe(2).f_code in makers:
+                logs, self._pending = {**logs, **self._pending}, None
             return original(logs, *args, **kwargs)
 
         return log
 
-    def _with_check(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
-            if self.handle is not None:
-                # No checkpoint may hold the result of a loss that was not finite.
-                self.handle.check_finite(across_ranks=True)
-            return original(*args, **kwargs)
-
-        return save_checkpoint
-
-    def _watch_alignment(self, metrics: dict[str, float]) -> None:
+    def _check_alignment(self, metrics: dict[str, float]) -> None:
         if metrics["vista_aligned_samples"]:
             self._ever_aligned = True
             return
@@ -204,13 +307,16 @@ class TrainingSession:
 
 
 class _Callback(TrainerCallback):
-    """Tells the session where the trainer is."""
+    """Forwards the trainer's events to the session."""
 
     def __init__(self, session: TrainingSession) -> None:
         self.session = session
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.session.begin()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.session.end_step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.session.end()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ESTIMATORS, WEIGHTINGS, VistaConfig
-from ..errors import LayoutError
+from ..errors import ConfigError, LayoutError
 from ..layout import SequenceLayout
 from .estimators import TextBag
 from .gather import RankJoin
@@ -28,19 +29,6 @@ class AlignmentTerms(NamedTuple):
     similarity: Tensor
     aligned: Tensor
     finite: Tensor
-
-
-class _Gate(torch.autograd.Function):
-    """Identity whose gradient is dropped, on the device, where ``open`` turns out to be 0 after the forward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, opened: Tensor) -> Tensor:
-        ctx.opened = opened
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return torch.where(ctx.opened > 0, grad, torch.zeros_like(grad)), None
 
 
 def last_image_state(hidden: Tensor, image: Tensor) -> Tensor:
@@ -69,14 +57,18 @@ class Text(NamedTuple):
     vector (2, B, d), square (2, B), weight (2, B): the text bag, weighted as the loss and as the plain mean; dtypes as
         in `TextBag`. Only the first of each has a gradient.
     valid: (B,) bool, samples with both an image and text in scope.
-    opened: scalar, becomes 0 when a loss that is not finite is skipped.
     """
 
     vector: Tensor
     square: Tensor
     weight: Tensor
     valid: Tensor
-    opened: Tensor
+
+    @classmethod
+    def joined(cls, texts: Sequence[Text]) -> Text:
+        """Return the samples of several passes as one batch."""
+        vector, square, weight = (torch.cat([text[field] for text in texts], dim=1) for field in range(3))
+        return cls(vector, square, weight, torch.cat([text.valid for text in texts]))
 
 
 class AlignmentHead(nn.Module):
@@ -129,18 +121,17 @@ class AlignmentHead(nn.Module):
             )
         if self.config.detach_text:
             inputs_embeds = inputs_embeds.detach()
-        opened = torch.ones((), device=inputs_embeds.device)
-        if self.config.on_nonfinite == "skip":
-            inputs_embeds = _Gate.apply(inputs_embeds, opened)
         with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
             text = self._text(layout)
             valid = layout.image.any(dim=1) & text.any(dim=1)  # (B,)
             t = text.cumsum(dim=1).float()  # (B, L): at text token t, its number
             m = t[:, -1:].clamp(min=1)  # (B, 1)
             counted = text & valid[:, None]
-            weights = torch.stack([self.weighting(t, m) / m, (1 / m).expand_as(t)]) * counted  # (2, B, L)
+            # A weighting sees t >= 1 everywhere: one that is not finite at 0 (1/t, log t) must not reach other rows.
+            omega = self._weigh(t.clamp(min=1), m)
+            weights = torch.stack([omega / m, (1 / m).expand_as(t)]).masked_fill(~counted, 0.0)  # (2, B, L)
             vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text)
-            return Text(vector, square, wide(weights).sum(dim=-1), valid, opened)
+            return Text(vector, square, wide(weights).sum(dim=-1), valid)
 
     def anchor(self, last_hidden_state: Tensor, layout: SequenceLayout, text: Text) -> Tensor:
         """S_n of each sample, float32 (B, d); zero, with no gradient, for samples that are not aligned.
@@ -161,8 +152,6 @@ class AlignmentHead(nn.Module):
                 f"embeddings of width {width}."
             )
         anchors = last_image_state(last_hidden_state, layout.image).float()
-        if self.config.on_nonfinite == "skip":
-            anchors = _Gate.apply(anchors, text.opened)
         # An unaligned sample's row is whatever stands at position 0 (padding, perhaps NaN): cut its gradient too.
         return torch.where(text.valid[:, None], anchors, torch.zeros_like(anchors))
 
@@ -171,14 +160,14 @@ class AlignmentHead(nn.Module):
         batch, _, width = hidden.shape
         zeros = torch.zeros((2, batch, width), device=hidden.device)
         none = wide(torch.zeros((2, batch), device=hidden.device))
-        opened = torch.ones((), device=hidden.device)
         anchors = zeros[0] + hidden[..., :0].float().sum()
-        return anchors, Text(zeros, none, none, torch.zeros(batch, dtype=torch.bool, device=hidden.device), opened)
+        return anchors, Text(zeros, none, none, torch.zeros(batch, dtype=torch.bool, device=hidden.device))
 
     def align(self, anchors: Tensor, text: Text) -> AlignmentTerms:
         """L_VISTA and its companions from anchors (B, d) and text.
 
-        In training with an estimator that joins ranks, this is a collective: every rank must call.
+        In training with an estimator that joins ranks, this is a collective: every rank must call. With
+        ``on_nonfinite`` "skip" it reads one flag from the device, and a loss that is not finite becomes a constant 0.
         """
         with torch.autocast(device_type=anchors.device.type, enabled=False):
             aligned, joined = text.valid.sum().float(), text
@@ -187,18 +176,47 @@ class AlignmentHead(nn.Module):
                 anchors, joined = self._joined(anchors, text)
             counted = joined.valid.sum().clamp(min=1)
             bag = TextBag(joined.vector[0], joined.square[0], joined.weight[0], joined.valid)
-            loss = (-self.estimator.information(anchors, bag, **self._options).sum() / counted).float()
+            loss = (-self._information(anchors, bag).sum() / counted).float()
             if ranks > 1:  # each holds the value of all samples and the gradient of its own; these will be averaged
                 loss = loss.detach() + ranks * (loss - loss.detach())
             with torch.no_grad():
                 plain = TextBag(joined.vector[1], joined.square[1], joined.weight[1], joined.valid)
-                similarity = (self.estimator.information(anchors, plain, **self._options).sum() / counted).float()
+                similarity = (self._information(anchors, plain).sum() / counted).float()
             finite = torch.isfinite(loss.detach()).float()
-            if self.config.on_nonfinite == "skip":
-                text.opened.copy_(finite)
-                loss = torch.where(finite > 0, loss, torch.zeros_like(loss))
-                similarity = torch.where(finite > 0, similarity, torch.zeros_like(similarity))
+            # Only a host decision keeps a gradient of 0 out of a forward that was not finite itself: 0 * inf is NaN.
+            if self.config.on_nonfinite == "skip" and self.config.weight > 0 and not bool(finite):
+                loss, similarity = torch.zeros_like(loss), torch.zeros_like(similarity)
         return AlignmentTerms(loss, similarity, aligned, finite)
+
+    def _weigh(self, t: Tensor, m: Tensor) -> Tensor:
+        """omega(t, m) as (B, L) float32.
+
+        Raises:
+            ConfigError: the weighting returned something that is not (B, L).
+        """
+        omega = self.weighting(t, m)
+        try:
+            return torch.as_tensor(omega, dtype=torch.float32, device=t.device).expand_as(t)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"position weighting {self.config.position_weighting!r} returned shape {tuple(omega.shape)}; (B, L) = "
+                f"{tuple(t.shape)} was expected."
+            ) from error
+
+    def _information(self, anchors: Tensor, bag: TextBag) -> Tensor:
+        """I of each sample (B,), 0 for samples that are not aligned.
+
+        Raises:
+            ConfigError: the estimator returned something that is not (B,).
+        """
+        information = self.estimator.information(anchors, bag, **self._options)
+        if not isinstance(information, Tensor) or information.shape != bag.valid.shape:
+            found = tuple(information.shape) if isinstance(information, Tensor) else type(information).__name__
+            raise ConfigError(
+                f"estimator {self.config.method!r} returned {found}; one value per sample, (B,) = "
+                f"{tuple(bag.valid.shape)}, was expected."
+            )
+        return torch.where(bag.valid, information, torch.zeros_like(information))
 
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""
@@ -207,7 +225,7 @@ class AlignmentHead(nn.Module):
         width = anchors.shape[1]
         anchors, first, second, rest = rows.split([width, width, width, 5], dim=1)
         square, weight = rest[:, 0:2].T, rest[:, 2:4].T
-        return anchors, Text(torch.stack([first, second]), square, weight, rest[:, 4] > 0, text.opened)
+        return anchors, Text(torch.stack([first, second]), square, weight, rest[:, 4] > 0)
 
     def forward(self, inputs_embeds: Tensor, last_hidden_state: Tensor, layout: SequenceLayout) -> AlignmentTerms:
         """All three steps at once; see them for arguments and errors."""

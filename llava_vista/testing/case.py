@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..adapters import find_adapter
-from ..attach.decoder_tap import Tap
-from ..attach.layout_source import LayoutWatch
+from ..attach.observation import Observer, Recorder
 from ..layout import SequenceLayout
 
 
@@ -36,22 +34,6 @@ class Seen(NamedTuple):
     output: Any
     rows: Tensor
     input_rows: Tensor
-
-
-class _Recorder:
-    """Takes part in the layout watch to get hold of the token ids."""
-
-    def __init__(self) -> None:
-        self.token_ids: Tensor | None = None
-        self.kept: list[tuple[Tensor, SequenceLayout, Tensor]] = []
-
-    def __call__(self, embeds: Tensor, layout: SequenceLayout) -> bool:
-        if self.token_ids is not None:
-            self.kept.append((embeds, layout, self.token_ids))
-        return False
-
-    def remove(self) -> None:
-        self.kept = []
 
 
 class Case:
@@ -92,45 +74,40 @@ class Case:
         }
 
     def see(self) -> Seen:
-        """Run the model once under watch.
+        """Run the model once and return what its decoder received and returned.
 
         Raises:
-            AssertionError: the layout was not told, or the decoder did not run.
+            AssertionError: no layout was found, or the decoder did not run.
+            LayoutError: the layout is wrong.
         """
         model, batch = self.model(), self.batch()
         input_ids = batch["input_ids"].clone()
         mask = batch.get("attention_mask")
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.clone().bool()
-        adapter, inner = find_adapter(model)
-        recorder = _Recorder()
-        watch = LayoutWatch(adapter, inner, model, recorder)
-        embeds: list[Tensor] = []
-
-        def enter(given: Tensor | None) -> None:
-            watch.take(given)
-            if given is not None:
-                embeds.append(given)
-
-        tap = Tap(adapter.decoder(inner), enter, lambda _, hidden: hidden)
+        recorder = Recorder()
+        observer = Observer(model, recorder, checks_first_batch=False)
         try:
             torch.manual_seed(2)
             output = model(**batch)
-            hidden = tap.result
-            kept = list(recorder.kept)
+            seen = recorder.last
         finally:
-            tap.remove()
-            watch.remove()
-        if hidden is None or not embeds:
+            observer.remove()
+        if seen is None or seen.inputs_embeds is None or seen.last_hidden_state is None:
             raise AssertionError(
-                f"the decoder {type(adapter.decoder(inner)).__name__} did not run with inputs_embeds; does "
+                f"the decoder {type(observer.decoder).__name__} did not run with inputs_embeds; does "
                 "Adapter.decoder name the right module?"
             )
-        if not kept:
-            raise AssertionError(f"no layout was told by {watch.describe()}: {watch.why_unknown()}")
-        embeds_seen, layout, token_ids = kept[-1]
+        if seen.problem is not None:
+            raise seen.problem
+        layout, token_ids = seen.layout, seen.token_ids
+        if layout is None or token_ids is None:
+            raise AssertionError(f"{observer.describe_layout()} gave no layout: {observer.explain_unknown_layout()}")
+        inner = observer.inner
         with torch.no_grad():
             table = inner.get_input_embeddings()  # type: ignore[operator]
             rows = table(token_ids[layout.text])
             known = input_ids[(input_ids >= 0) & (input_ids < table.weight.shape[0])]
             input_rows = table(known)
-        return Seen(embeds_seen, hidden, layout, token_ids, input_ids, mask, output, rows, input_rows)
+        return Seen(
+            seen.inputs_embeds, seen.last_hidden_state, layout, token_ids, input_ids, mask, output, rows, input_rows
+        )

@@ -116,7 +116,7 @@ def test_packing_is_refused() -> None:
     handle = attach(model)
     length = batch["input_ids"].shape[1]
     positions = torch.arange(length)[None] % (length // 2)
-    with pytest.raises(LayoutError, match="position_ids that start anew within a row: several samples are packed"):
+    with pytest.raises(LayoutError, match="position_ids that start again within a row: several samples are packed"):
         model(**{key: value for key, value in batch.items() if value.numel()}, position_ids=positions)
     handle.detach()
 

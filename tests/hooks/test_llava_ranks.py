@@ -64,7 +64,7 @@ def compare(start: str, words: tuple[str, ...], tower: str, output: Path, expect
         "--per_device_train_batch_size", "2", *ONE_STEP, *COMMON, *VISTA, *words,
     ]  # fmt: skip
     printed = run(command, **TWO_RANKS)
-    assert printed.count("VISTA l2, weight 2") == 1  # rank 0 only
+    assert printed.count("VISTA enabled: method=l2 weight=2.0") == 1  # rank 0 only
     found = gradients(output, tower)
     scale = max(value.abs().max() for value in expected.values())
     assert found.keys() == expected.keys()

@@ -85,7 +85,7 @@ def test_flag_trains_with_vista(tower_path, baseline, flagged) -> None:
     assert weights(flagged).keys() == weights(baseline).keys()
     assert not equal(weights(flagged), weights(baseline))
     said = (flagged / "said.txt").read_text()
-    assert said.count("[llava-vista] VISTA l2, weight 1") == 1
+    assert said.count("[llava-vista] VISTA enabled: method=l2 weight=1.0") == 1
     assert "LlavaLlamaForCausalLM (adapter llava)" in said
     assert "decoder model (LlavaLlamaModel)" in said
     record = json.loads((flagged / "vista.json").read_text())

@@ -203,6 +203,6 @@ def test_under_the_deepspeed_launcher(setup, projector, tmp_path, script: str, c
     counts = [record["vista_aligned_samples"] for record in records]
     assert any(count > 4 for count in counts) or sum(counts) >= 8
     assert all((record["vista_loss"] > 0) == (record["vista_aligned_samples"] > 0) for record in records)
-    assert printed.count("[llava-vista] VISTA l2, weight 1") == 1
+    assert printed.count("[llava-vista] VISTA enabled: method=l2 weight=1.0") == 1
     assert json.loads((output / "vista.json").read_text())["world_size"] == 2
     assert os.path.exists(output / ("non_lora_trainables.bin" if words else "mm_projector.bin"))

@@ -8,7 +8,7 @@ import pytest
 from accelerate.utils import ParallelismConfig
 
 from llava_vista.errors import AttachError
-from llava_vista.hooks.parallel import refuse_split_sequences
+from llava_vista.hooks.ranks import refuse_split_sequences
 
 pytestmark = pytest.mark.environments("latest")
 

@@ -162,7 +162,7 @@ def test_command_line_flags(folder, tmp_path, peft: bool) -> None:
     if peft:
         words += ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
     printed = trl(*words, "--output_dir", str(tmp_path), "--vista", "--vista_weight", "0.5")
-    assert "VISTA l2, weight 0.5" in printed
+    assert "VISTA enabled: method=l2 weight=0.5" in printed
     assert "nothing was done" not in printed  # the parent only launches
     log = records(tmp_path)
     assert len(log) == 3
@@ -180,5 +180,5 @@ def test_yaml(folder, tmp_path) -> None:
     path = tmp_path / "sft.yaml"
     path.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in config.items()))
     printed = trl("--config", str(path))
-    assert "VISTA cosine, weight 1" in printed
+    assert "VISTA enabled: method=cosine weight=1.0" in printed
     assert [record["vista_aligned_samples"] for record in records(tmp_path / "out")] == [2, 2, 2]

@@ -156,7 +156,7 @@ def test_garbage_in_an_unaligned_sample_harms_nobody() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("where", ["hidden", "embeds"])
-def test_skip_drops_value_and_gradient_on_the_device(method: str, bad: float, where: str) -> None:
+def test_skip_leaves_a_constant_zero(method: str, bad: float, where: str) -> None:
     embeds, hidden, kind, _ = random_case(3, 2, 9, 4)
     kind[:, :2] = torch.tensor([0, 1])
     kind[:, 2:] = 0
@@ -164,10 +164,9 @@ def test_skip_drops_value_and_gradient_on_the_device(method: str, bad: float, wh
     embeds.requires_grad_(), hidden.requires_grad_()
     layout = SequenceLayout(kind == 0, kind == 1)
     terms = AlignmentHead(VistaConfig(method=method, on_nonfinite="skip"))(embeds, hidden, layout)
-    terms.loss.backward()
     assert (terms.loss.item(), terms.finite.item()) == (0, 0)
-    assert hidden.grad.abs().max() == 0
-    assert embeds.grad.abs().max() == 0
+    # No graph: a gradient of 0 through a decoder that was not finite itself would be NaN.
+    assert not terms.loss.requires_grad
     assert AlignmentHead(VistaConfig(method=method))(embeds, hidden, layout).finite == 0
 
 
@@ -211,10 +210,10 @@ def test_tf32_has_no_say(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(products.found[1:]) == {torch.float64}
 
 
-@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
 @pytest.mark.parametrize("method", ["l2", "cosine", "infonce"])
 def test_nothing_is_read_on_the_host_but_a_cpus_tensors(
-    method: str, on_nonfinite: str, monkeypatch: pytest.MonkeyPatch
+    method: str, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors without data stand in for a GPU's: whatever would wait for a value raises."""
     monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())  # knows no such device
@@ -222,7 +221,7 @@ def test_nothing_is_read_on_the_host_but_a_cpus_tensors(
     text = torch.zeros(3, 40, dtype=torch.bool, device="meta")
     with pytest.raises((RuntimeError, NotImplementedError)):
         bool(text.any())
-    head = AlignmentHead(VistaConfig(method=method, on_nonfinite=on_nonfinite))
+    head = AlignmentHead(VistaConfig(method=method, weight=weight, on_nonfinite="stop" if weight else "skip"))
     head(embeds, hidden, SequenceLayout(text, ~text)).loss.backward()
     for tensor in (embeds, hidden):
         assert (tensor.grad.shape, tensor.grad.dtype) == (tensor.shape, tensor.dtype)

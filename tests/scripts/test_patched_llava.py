@@ -73,7 +73,7 @@ def test_patched_source_trains_as_the_flag_does(patched, variables, tmp_path) ->
     # with the start-up hook live as well: once, and said
     printed = train(tmp_path / "both", variables, *FLAGS, PYTHONPATH=str(patched))
     assert printed.count("VISTA is applied once") == 1
-    assert printed.count("[llava-vista] VISTA cosine, weight 0.5") == 1
+    assert printed.count("[llava-vista] VISTA enabled: method=cosine weight=0.5") == 1
     assert same(tmp_path / "both", tmp_path / "flag")
 
     # the patch alone: no .pth file is processed
@@ -83,7 +83,7 @@ def test_patched_source_trains_as_the_flag_does(patched, variables, tmp_path) ->
     python.chmod(0o755)
     printed = train(tmp_path / "patch", variables, *FLAGS, python=str(python))
     assert "applied once" not in printed
-    assert printed.count("[llava-vista] VISTA cosine, weight 0.5") == 1
+    assert printed.count("[llava-vista] VISTA enabled: method=cosine weight=0.5") == 1
     assert same(tmp_path / "patch", tmp_path / "flag")
 
     # and without --vista it is the baseline
