@@ -1,4 +1,4 @@
-"""What an evaluation says, whichever harness it comes from."""
+"""What an evaluation reports, whichever harness it comes from."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ class ScoreKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Samples:
-    """A task's questions, in the order of the file: what was asked, what was expected, and each metric's raw entry."""
+class Questions:
+    """A task's logged questions in the order of the file. A hash is "" where the file has none.
+
+    Attributes:
+        prompts: hashes of what was asked.
+        targets: hashes of the document and the expected answer.
+        entries: each metric's raw entry per question.
+    """
 
     ids: list[str]
-    #: hash of the prompt, "" where the file has none
     prompts: list[str]
-    #: hash of the document and the expected answer, "" where the file has none
     targets: list[str]
     entries: Mapping[str, list[Any]]
 
@@ -38,27 +42,27 @@ class Score:
     Attributes:
         value: as the harness reports it.
         higher_is_better: None when the harness does not say.
-        conditions: what must be equal on both sides for the numbers to be comparable, in words.
-        questions: how many questions it is computed from, where reported.
-        samples: the questions, where they were logged.
-        main: the task's headline metric.
-        percent: the value is on a scale of 0 to 100 already.
+        conditions: what must be equal in both arms for the numbers to be comparable, in words.
+        count: how many questions it is computed from, where reported.
+        questions: the questions, where they were logged.
+        main: whether it is the task's headline metric.
+        percent: whether the value is on a scale of 0 to 100 already.
     """
 
     value: float
     higher_is_better: bool | None
     conditions: Mapping[str, str]
-    questions: int | None = None
-    samples: Samples | None = None
+    count: int | None = None
+    questions: Questions | None = None
     main: bool = False
     percent: bool = False
 
 
 @dataclass
-class EvalRun:
-    """One evaluated model of one harness."""
+class EvaluationRun:
+    """One model evaluated by one harness. ``problems`` names what could not be read."""
 
     folder: Path
-    model: str
+    model: str = ""
     scores: dict[ScoreKey, Score] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

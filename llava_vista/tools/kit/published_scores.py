@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from .evaluation_scores import LMMS_EVAL, ScoreKey
+from .json_files import package_data
+
+_RELEASE = package_data(__package__, "published_scores.json")
 
 
-@cache
-def _released() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("published_scores.json").read_text(encoding="utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content
+def published_task(key: ScoreKey) -> dict[str, Any] | None:
+    """Return a task's entry, with ``unit`` and ``scale`` (from what lmms-eval reports to that unit), or None.
 
-
-def released_task(key: ScoreKey) -> dict[str, Any] | None:
-    """The entry for a score, with ``scale`` (from what lmms-eval reports to the released unit) and ``unit``.
-
-    None for other tasks, and for every other harness: the released numbers are lmms-eval's.
+    The numbers are of lmms-eval, so no other harness has any.
     """
     metric = key.metric.partition(" (")[0]  # without the filter's name
-    for task in _released()["tasks"]:
-        if key.harness == LMMS_EVAL and (task["task"], task["metric"]) == (key.task, metric):
-            return dict(task)
-    return None
+    entries = _RELEASE["tasks"] if key.harness == LMMS_EVAL else []
+    return next((entry for entry in entries if (entry["task"], entry["metric"]) == (key.task, metric)), None)
 
 
-def released_scores(key: ScoreKey, model: str) -> dict[str, Any] | None:
-    """What was released for a task: ``name``, ``model``, ``baseline``, ``l2``, ``cosine``, and a ``note``, if any.
+def published_scores(key: ScoreKey, model: str) -> dict[str, Any] | None:
+    """Return ``name``, ``model``, ``baseline``, ``l2``, ``cosine`` and ``note`` (may be None) of a task, or None.
 
-    ``model`` is the evaluated model's name; TinyLLaVA's numbers are taken where it says so, else LLaVA-1.5-7B's.
+    They are TinyLLaVA's where the name of the evaluated model says so, else LLaVA-1.5-7B's.
     """
-    task = released_task(key)
+    task = published_task(key)
     if task is None:
         return None
     name = "TinyLLaVA" if "tinyllava" in model.lower().replace("-", "") else "LLaVA-1.5-7B"
@@ -42,10 +33,10 @@ def released_scores(key: ScoreKey, model: str) -> dict[str, Any] | None:
 
 
 def published_tasks() -> list[str]:
-    """lmms-eval's names of the tasks that were released, in the tables' order."""
-    return list(dict.fromkeys(task["task"] for task in _released()["tasks"]))
+    """Return lmms-eval's names of the tasks, in the tables' order."""
+    return list(dict.fromkeys(entry["task"] for entry in _RELEASE["tasks"]))
 
 
-def source() -> str:
-    """Where the numbers come from, for a footnote."""
-    return f"{_released()['source']}; evaluated with {_released()['harness']}"
+def published_source() -> str:
+    """Return where the numbers come from, for a footnote."""
+    return f"{_RELEASE['source']}; evaluated with {_RELEASE['harness']}"

@@ -86,6 +86,10 @@ class Report:
         """Add blocks, or a checklist that may still grow."""
         self.parts += parts
 
+    def add_lines(self, mark: str, texts: Iterable[str]) -> None:
+        """Add one line without a label per text."""
+        self.parts += [Line(mark, text) for text in texts]
+
     def section(self, title: str) -> Checklist:
         """Add an empty checklist, and return it. It is rendered under its title once it has lines."""
         checklist = Checklist(title)

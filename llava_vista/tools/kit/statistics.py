@@ -41,22 +41,24 @@ class TTest:
     name: str
 
 
+def seed_test(baseline: Sequence[float], changed: Sequence[float]) -> TTest:
+    """Test ``changed - baseline``: paired t when both arms have equally many runs (paired in order), else Welch's t.
+
+    NaN for interval and p where an arm has a single run: then nothing is known about the noise between seeds.
+    """
+    if len(baseline) == len(changed):
+        return paired_t([after - before for before, after in zip(baseline, changed, strict=True)])
+    mean = float(np.mean(changed) - np.mean(baseline))
+    return _t_test(mean, (baseline, changed), lambda: stats.ttest_ind(changed, baseline, equal_var=False), "Welch's t")
+
+
 def paired_t(differences: Sequence[float]) -> TTest:
     """Test whether the mean of paired differences is 0. Interval and p are NaN for fewer than two of them."""
-    values = np.asarray(differences, dtype=np.float64)
-    return _t_test(float(values.mean()), [values], lambda: stats.ttest_1samp(values, 0.0), "paired t over seeds")
+    return _t_test(float(np.mean(differences)), (differences,), lambda: stats.ttest_1samp(differences, 0), "paired t")
 
 
-def welch_t(baseline: Sequence[float], changed: Sequence[float]) -> TTest:
-    """Test whether two arms of unpaired values have the same mean; the mean is ``changed - baseline``."""
-    before, after = np.asarray(baseline, dtype=np.float64), np.asarray(changed, dtype=np.float64)
-    mean = float(after.mean() - before.mean())
-    return _t_test(
-        mean, [before, after], lambda: stats.ttest_ind(after, before, equal_var=False), "Welch's t over seeds"
-    )
-
-
-def _t_test(mean: float, samples: Sequence[Array], test: Callable[[], Any], name: str) -> TTest:
+def _t_test(mean: float, samples: Sequence[Sequence[float]], test: Callable[[], Any], name: str) -> TTest:
+    name = f"{name} over seeds"
     if min(map(len, samples)) < 2:
         return TTest(mean, math.nan, math.nan, math.nan, name)
     # Without any spread t is 0/0 or x/0. Rounding of equal values counts as none.
@@ -69,65 +71,50 @@ def _t_test(mean: float, samples: Sequence[Array], test: Callable[[], Any], name
     return TTest(mean, float(interval.low), float(interval.high), float(result.pvalue), name)
 
 
-def seed_test(baseline: Sequence[float], changed: Sequence[float]) -> TTest | None:
-    """Paired t over seeds when both arms have equally many runs (paired in order), else Welch's t.
-
-    Returns:
-        None when an arm has a single run: then nothing is known about the noise between seeds.
-    """
-    if min(len(baseline), len(changed)) < 2:
-        return None
-    if len(baseline) == len(changed):
-        return paired_t([after - before for before, after in zip(baseline, changed, strict=True)])
-    return welch_t(baseline, changed)
-
-
-def identity(features: Array) -> Array:
-    """(..., 1) -> (...): the mean itself."""
-    return features[..., 0]
-
-
-@dataclass(frozen=True)
 class Paired:
     """Two arms on the same units, such as questions.
 
     The score of an arm is ``sum_s weight_s * reduce(mean over the units of stratum s)``, which covers a plain mean, MME
     (a sum over categories of means over images) and F1 alike.
 
-    Attributes:
-        strata: one array (n, 2, k) per stratum: n units, baseline and changed arm, k features per unit.
+    Args:
+        strata: per stratum (n, 2, k): n units, baseline and changed arm, k features per unit.
         weights: one factor per stratum.
-        reduce: (..., k) -> (...), of a stratum's mean features.
+        reduce: (..., k) -> (...), of a stratum's mean features; None for one feature, whose mean is the score.
     """
 
-    strata: Sequence[Array]
-    weights: Sequence[float]
-    reduce: Callable[[Array], Array] = identity
+    def __init__(
+        self, strata: Sequence[Any], weights: Sequence[float], reduce: Callable[[Array], Array] | None = None
+    ) -> None:
+        self.strata: list[Array] = [np.asarray(stratum, dtype=np.float64) for stratum in strata]
+        self.weights = list(weights)
+        self.reduce = reduce or (lambda features: features[..., 0])
+        self.is_mean = reduce is None
 
-    @property
-    def units(self) -> int:
-        return sum(len(stratum) for stratum in self.strata)
+    @classmethod
+    def mean(cls, pairs: Sequence[Paired]) -> Paired:
+        """Return the mean of several scores, each a mean over units of its own."""
+        weights = [weight / len(pairs) for pair in pairs for weight in pair.weights]
+        return cls([stratum for pair in pairs for stratum in pair.strata], weights)
+
+    def scaled(self, factor: float) -> Paired:
+        """Return the same pairs with the score multiplied by a factor."""
+        return Paired(self.strata, [factor * weight for weight in self.weights], None if self.is_mean else self.reduce)
 
     def scores(self) -> tuple[float, float]:
         """Return the scores of the baseline and of the changed arm."""
         means = zip(self.strata, self.weights, strict=True)
-        parts = [weight * self.reduce(stratum.mean(axis=0)) for stratum, weight in means]
-        before, after = np.sum(parts, axis=0)
+        before, after = np.sum([weight * self.reduce(stratum.mean(axis=0)) for stratum, weight in means], axis=0)
         return float(before), float(after)
 
     def is_binary(self) -> bool:
-        """Return whether every unit is right or wrong: one stratum, one feature, only 0 and 1."""
-        return (
-            self.reduce is identity
-            and len(self.strata) == 1
-            and self.strata[0].shape[-1] == 1
-            and bool(np.isin(self.strata[0], (0.0, 1.0)).all())
-        )
+        """Return whether every unit is right or wrong: a mean over one stratum, only 0 and 1."""
+        return self.is_mean and len(self.strata) == 1 and bool(np.isin(self.strata[0], (0.0, 1.0)).all())
 
 
 def mean_of(baseline: Sequence[float], changed: Sequence[float]) -> Paired:
     """Return the `Paired` of a plain mean over questions."""
-    return Paired([np.stack([baseline, changed], axis=1).astype(np.float64)[..., None]], [1.0])
+    return Paired([np.stack([baseline, changed], axis=1)[..., None]], [1.0])
 
 
 def bootstrap_interval(paired: Paired, resamples: int = RESAMPLES) -> tuple[float, float]:

@@ -10,9 +10,10 @@ import pytest
 from compare_files import entry_mean, sha, write_llava, write_lmms
 
 from llava_vista.tools.compare.comparison import Comparison, compare
-from llava_vista.tools.compare.rows import Row
-from llava_vista.tools.compare.scores import LLAVA_SCRIPTS, LMMS_EVAL
-from llava_vista.tools.compare.stats import mcnemar_exact
+from llava_vista.tools.compare.score_rows import ScoreRow
+from llava_vista.tools.kit.evaluation_scores import LLAVA_SCRIPTS, LMMS_EVAL
+from llava_vista.tools.kit.lmms_eval import digest
+from llava_vista.tools.kit.statistics import mcnemar_exact
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -34,7 +35,7 @@ def arms(tmp_path: Path, before: dict, after: dict, **options) -> Comparison:
     return compare([str(baseline)], [str(vista)])
 
 
-def row(result: Comparison, task: str, metric: str | None = None) -> Row:
+def row(result: Comparison, task: str, metric: str | None = None) -> ScoreRow:
     found = [item for item in result.scores.rows if item.task == task and metric in (None, item.metric)]
     assert len(found) == 1, [(item.task, item.metric) for item in result.scores.rows]
     return found[0]
@@ -48,13 +49,13 @@ def test_both_layouts(tmp_path, layout) -> None:
         {"textvqa_val": {"exact_match": scored(AFTER)}},
         layout=layout,
     )
-    assert result.complete, (result.problems, result.scores.not_compared)
+    assert result.is_complete, (result.problems, result.scores.not_compared)
     assert len(result.scores.rows) == 1  # no spread and no submission is taken for a metric
     found = row(result, "textvqa_val")
     assert (found.baseline, found.vista) == ([50.0], [60.0])
-    assert found.change == pytest.approx(10) and found.relative == pytest.approx(0.2)
+    assert found.change == pytest.approx(10) and found.relative_change == pytest.approx(0.2)
     assert found.test == "McNemar" and found.p == pytest.approx(mcnemar_exact(15, 5))
-    assert found.interval[0] == pytest.approx(2, abs=1.01) and found.interval[1] == pytest.approx(18, abs=1.01)
+    assert found.interval_95[0] == pytest.approx(2, abs=1.01) and found.interval_95[1] == pytest.approx(18, abs=1.01)
     assert found.noise == "questions" and found.questions == 100 and found.better
     assert found.published["l2"] == 46.63 and found.published["model"] == "LLaVA-1.5-7B"
 
@@ -62,7 +63,7 @@ def test_both_layouts(tmp_path, layout) -> None:
 def test_generations_of_lmms_eval_are_not_mixed(tmp_path) -> None:
     task = {"gqa": {"exact_match": scored(BEFORE)}}
     result = arms(tmp_path, task, task, before_layout="0.3", after_layout="0.7")
-    assert not result.scores.rows and not result.complete
+    assert not result.scores.rows and not result.is_complete
     assert "gqa: lmms-eval generation differs (0.3 in the baseline, 0.7 with VISTA)" in result.scores.not_compared[0]
 
 
@@ -91,9 +92,7 @@ def test_what_was_asked_differently_is_not_compared(tmp_path, layout, changed, n
 
 def test_prompts_of_both_layouts_have_the_same_hash() -> None:
     """0.3 writes prompt_hash, 0.7 only the prompt itself."""
-    from llava_vista.tools.compare.lmms_eval import _digest
-
-    assert _digest("What is it?") == sha("What is it?")
+    assert digest("What is it?") == sha("What is it?")
 
 
 def test_ocr_tokens_make_another_task(tmp_path) -> None:
@@ -123,7 +122,7 @@ def test_a_missing_task_and_a_missing_metric_do_not_stop_the_rest(tmp_path) -> N
     assert row(result, "gqa") and row(result, "pope")
     text = "\n".join(result.scores.not_compared)
     assert "ai2d: missing in" in text and "pope (pope_f1_score): missing in" in text
-    assert not result.complete
+    assert not result.is_complete
 
 
 def test_truncated_files(tmp_path) -> None:
@@ -133,14 +132,14 @@ def test_truncated_files(tmp_path) -> None:
     samples = next(vista.glob("*/*_samples_gqa.jsonl"))
     samples.write_text(samples.read_text()[:-40])
     result = compare([str(baseline)], [str(vista)])
-    assert row(result, "gqa").interval is None and row(result, "gqa").change == 0
-    assert row(result, "ai2d").interval is not None
+    assert row(result, "gqa").interval_95 is None and row(result, "gqa").change == 0
+    assert row(result, "ai2d").interval_95 is not None
     assert any(f"{samples}, line 100 is not complete JSON" in problem for problem in result.problems)
     results = next(vista.glob("*/*_results.json"))
     results.write_text(results.read_text()[:300])
     result = compare([str(baseline)], [str(vista)])
     assert any(f"{results} is not complete JSON" in problem for problem in result.problems)
-    assert not result.scores.rows and not result.complete
+    assert not result.scores.rows and not result.is_complete
 
 
 def test_missing_questions_are_said(tmp_path) -> None:
@@ -153,12 +152,12 @@ def test_missing_questions_are_said(tmp_path) -> None:
     with open(samples, "a") as file:
         file.write(samples.read_text())
     result = compare([str(baseline)], [str(vista)])
-    assert "doc_id more than once" in result.problems[0] and row(result, "gqa").interval is None
+    assert "doc_id more than once" in result.problems[0] and row(result, "gqa").interval_95 is None
 
 
 def test_samples_that_do_not_give_the_reported_number_are_not_used(tmp_path) -> None:
     result = arms(tmp_path, {"x": {"m": (0.4, BEFORE)}}, {"x": {"m": scored(AFTER)}})
-    assert row(result, "x").interval is None
+    assert row(result, "x").interval_95 is None
     assert "no known way of aggregating" in row(result, "x").notes[0]
 
 
@@ -189,8 +188,8 @@ def test_mme_is_resampled_by_image(tmp_path) -> None:
     )
     found = row(result, "mme", "mme_perception_score")
     assert found.unit == "points" and found.change == pytest.approx(high - low)
-    assert found.test == "permutation" and 0 < found.interval[0] < found.change < found.interval[1]
-    assert found.paired.units == 40
+    assert found.test == "permutation" and 0 < found.interval_95[0] < found.change < found.interval_95[1]
+    assert sum(map(len, found.paired.strata)) == 40
     assert any("20 MME points" in note for note in result.scores.notes)
     assert all(item.main for item in result.scores.rows)  # both are published, and neither is a percentage
 
@@ -238,8 +237,8 @@ def test_f1_and_category_means(tmp_path) -> None:
     result = arms(tmp_path, both[0], both[1])
     for item in result.scores.rows:
         if item.task in ("pope", "mmstar"):
-            assert item.interval is not None, (item.task, item.metric)
-            assert item.interval[0] <= item.change <= item.interval[1]
+            assert item.interval_95 is not None, (item.task, item.metric)
+            assert item.interval_95[0] <= item.change <= item.interval_95[1]
     assert row(result, "pope", "pope_accuracy").main and not row(result, "pope", "pope_f1_score").main
 
 
@@ -271,18 +270,18 @@ def test_average(tmp_path) -> None:
     assert found.published["baseline"] == pytest.approx((62.00 + 54.80) / 2)
     assert found.published["l2"] == pytest.approx((62.55 + 56.70) / 2)
     assert row(result, "ocrbench").baseline == [313.0]
-    assert found.interval is None
+    assert found.interval_95 is None
     paired = arms(
         tmp_path / "2",
         {"gqa": {"exact_match": scored(BEFORE)}, "ai2d": {"exact_match": scored(BEFORE)}},
         {"gqa": {"exact_match": scored(AFTER)}, "ai2d": {"exact_match": scored(BEFORE)}},
     )
     found = row(paired, "average")
-    assert found.change == pytest.approx(5) and found.interval is not None
-    assert found.interval[1] - found.interval[0] == pytest.approx(
-        (row(paired, "gqa").interval[1] - row(paired, "gqa").interval[0]) / 2, abs=0.6
+    assert found.change == pytest.approx(5) and found.interval_95 is not None
+    assert found.interval_95[1] - found.interval_95[0] == pytest.approx(
+        (row(paired, "gqa").interval_95[1] - row(paired, "gqa").interval_95[0]) / 2, abs=0.6
     )
-    assert any("states no average" in note or "state no average" in note for note in paired.scores.notes)
+    assert any("state no average" in note for note in paired.scores.notes)
 
 
 def test_many_tests_are_adjusted_for(tmp_path) -> None:
@@ -301,13 +300,13 @@ def test_seeds(tmp_path) -> None:
 
     baseline = runs("a", [0.60, 0.61, 0.59])
     found = row(compare(baseline, runs("b", [0.63, 0.642, 0.618])), "gqa")
-    assert found.change == pytest.approx(3.0) and found.noise == "seeds" and found.stands_out
+    assert found.change == pytest.approx(3.0) and found.noise == "seeds" and found.is_significant
     assert found.to_dict()["baseline"] == {"mean": pytest.approx(60.0), "sd": pytest.approx(1.0),
                                            "values": pytest.approx([60.0, 61.0, 59.0])}  # fmt: skip
     noise = row(compare(baseline, runs("c", [0.61, 0.60, 0.605])), "gqa")
-    assert noise.stands_out is False and noise.verdict == "within noise"
+    assert noise.is_significant is False and noise.verdict == "not significant"
     uneven = row(compare(baseline, runs("d", [0.61])), "gqa")
-    assert uneven.interval is None and "single run" in uneven.notes[0]
+    assert uneven.interval_95 is None and "single run" in uneven.notes[0]
     assert "Welch" in row(compare(baseline, runs("e", [0.61, 0.62])), "gqa").test
 
 
@@ -328,7 +327,7 @@ def test_llavas_own_scripts(tmp_path) -> None:
     baseline = write_llava(tmp_path / "base", right=[True, False] * 10)
     vista = write_llava(tmp_path / "vista", right=[True] * 18 + [False] * 2, f1=(0.86, 0.87, 0.88), textvqa=59.0)
     result = compare([str(baseline)], [str(vista)])
-    assert result.complete, (result.problems, result.scores.not_compared)
+    assert result.is_complete, (result.problems, result.scores.not_compared)
     science = row(result, "ScienceQA", "accuracy")
     assert science.test == "McNemar" and science.p == pytest.approx(mcnemar_exact(9, 1))
     assert row(result, "TextVQA with OCR tokens").change == pytest.approx(0.79)
@@ -358,4 +357,4 @@ def test_broken_llava_outputs(tmp_path) -> None:
     assert "llava-v1.5-7b_output.jsonl" in problems and "two results for GQA" in problems
     text = "\n".join(result.scores.not_compared)
     assert "GQA testdev_balanced: missing" in text and "MME perception: missing" in text
-    assert row(result, "ScienceQA", "accuracy").interval is None
+    assert row(result, "ScienceQA", "accuracy").interval_95 is None

@@ -14,11 +14,6 @@ import pytest
 from compare_files import entry_mean, write_lmms, write_training
 
 from llava_vista import cli
-from llava_vista.tools.compare import output
-from llava_vista.tools.compare.document import Line, Table
-from llava_vista.tools.compare.published import released_task
-from llava_vista.tools.compare.render import to_html, to_markdown, to_text
-from llava_vista.tools.compare.scores import LMMS_EVAL, ScoreKey
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -32,6 +27,15 @@ def both(tmp_path: Path) -> tuple[str, str]:
         write_lmms(folder, {"gqa": {"exact_match": (entry_mean(entries), entries)}, "chair<i>": {"rate": (0.2, None)}})
         folders.append(str(folder))
     return folders[0], folders[1]
+
+
+def run_without(modules: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process in which some modules cannot be imported."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split())); "
+        "from llava_vista import cli; sys.exit(cli.main(sys.argv[2:]))"
+    )
+    return subprocess.run([sys.executable, "-c", code, modules, *words], capture_output=True, text=True)
 
 
 def test_terminal_and_exit_code(tmp_path, capsys) -> None:
@@ -125,26 +129,46 @@ def test_html_holds_everything_in_one_file(tmp_path, capsys) -> None:
     assert again.read_text() == page  # no dates, no random ids
 
 
-def test_without_matplotlib_the_tables_are_still_there(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
-    monkeypatch.delitem(sys.modules, "llava_vista.tools.compare.figures", raising=False)
-    path = tmp_path / "r.html"
-    assert cli.main(["compare", *both(tmp_path), "--output", str(path)]) == 0
-    assert "pip install 'llava-vista[plots]'" in capsys.readouterr().err
-    page = path.read_text()
-    assert "<table>" in page and "llava-vista[plots]" in page and "data:image" not in page
+@pytest.mark.parametrize(
+    ("missing", "output", "message"),
+    [
+        ("scipy", None, "scipy is not installed"),
+        ("numpy", None, "numpy is not installed"),
+        ("jinja2", "r.html", "jinja2 is not installed"),
+        ("jinja2", "r.md", "jinja2 is not installed"),
+        ("matplotlib", "r.html", "matplotlib is not installed"),
+    ],
+)
+def test_a_missing_extra_is_named_before_anything_is_printed(tmp_path, missing, output, message) -> None:
+    """In a process of its own, whose modules are not loaded yet."""
+    words = [] if output is None else ["--output", str(tmp_path / "r.json"), "--output", str(tmp_path / output)]
+    done = run_without(missing, "compare", *both(tmp_path), *words)
+    assert done.returncode == 2 and done.stdout == ""
+    extra = "plots" if missing == "matplotlib" else "compare"
+    assert message in done.stderr and f"pip install 'llava-vista[{extra}]'" in done.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_two_trainings_need_no_extra(tmp_path) -> None:
+    folders = [str(write_training(tmp_path / name, vista=vista, arguments={}))
+               for name, vista in (("a", {"weight": 0.0}), ("b", {}))]  # fmt: skip
+    path = tmp_path / "r.json"
+    done = run_without("numpy scipy jinja2 matplotlib torch", "compare", *folders, "--output", str(path))
+    assert done.returncode == 0 and "nats per token" in done.stdout, done.stderr
+    assert json.loads(path.read_text())["complete"] is True
 
 
 def test_figures_of_refused_and_seeded_runs(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     from llava_vista.tools.compare.comparison import compare
+    from llava_vista.tools.compare.comparison_figures import draw_figures
 
     long = {"steps": 300, "ce": [1 / (1 + step) for step in range(300)]}
     refused = compare(
         [str(write_training(tmp_path / "a", train_batch_size=8, **long))],
         [str(write_training(tmp_path / "b", vista={}, **long))],
     )
-    figures = output.draw_figures(refused)
+    figures = draw_figures(refused)
     assert list(figures) == ["curves"] and figures["curves"].startswith(b"<?xml")
 
 
@@ -152,25 +176,7 @@ def test_it_loads_neither_torch_nor_matplotlib(tmp_path) -> None:
     a, b = both(tmp_path)
     code = (
         "import sys; from llava_vista import cli; code = cli.main(sys.argv[1:]); "
-        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib', 'scipy')))"
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib', 'jinja2')))"
     )
     done = subprocess.run([sys.executable, "-c", code, "compare", a, b], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_renderers_escape_and_align() -> None:
-    blocks = [Line("!!", "a < b"), Table(("task", "value"), [("x|y", "1.00"), ("long name", "-10.00")])]
-    assert "a &lt; b" in to_html(blocks, {})
-    assert "| x/y | 1.00 |" in to_markdown(blocks)
-    listed = to_markdown([*blocks, Line("--", "one"), Line("ok", "two"), Line("", "words")])
-    assert "| -10.00 |\n\n- one\n- two\n\nwords\n" in listed
-    lines = to_text(blocks).splitlines()
-    assert lines[-1] == "long name  -10.00" and lines[-2] == "x|y          1.00"
-
-
-def test_published_numbers() -> None:
-    task = released_task(ScoreKey(LMMS_EVAL, "docvqa_val", "anls"))
-    assert task is not None and task["scores"]["LLaVA-1.5-7B"] == {"baseline": 21.49, "l2": 22.66, "cosine": 21.87}
-    assert released_task(ScoreKey(LMMS_EVAL, "realworldqa", "exact_match (flexible-extract)")) is not None
-    assert released_task(ScoreKey(LMMS_EVAL, "docvqa_val", "rouge")) is None
-    assert released_task(ScoreKey("another harness", "docvqa_val", "anls")) is None

@@ -12,7 +12,7 @@ from compare_files import write_training
 from llava_vista.config import VistaConfig
 from llava_vista.hooks.run_record import run_record
 from llava_vista.tools.compare.comparison import Comparison, compare
-from llava_vista.tools.compare.settings import DIFFERS, SAME, UNKNOWN
+from llava_vista.tools.compare.training_conditions import DIFFERS, SAME, UNKNOWN
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -40,12 +40,12 @@ def test_only_vista_differs(tmp_path) -> None:
     # the first step's cross-entropy is 0.5% lower, which rounding and kernels could not do
     assert "cross-entropy of the first step" in refusals(result)
     result = pair(tmp_path / "2", vista={"ce": [2.0, *(1.0 + 1.0 / (1 + s) - 0.01 for s in range(1, 40))]})
-    assert result.complete, refusals(result)
+    assert result.is_complete, refusals(result)
     assert set(statuses(result).values()) == {SAME}
     row = result.training.rows[0]
     assert row.change == pytest.approx(-0.01) and row.unit == "nats per token"
     assert row.baseline[0] == pytest.approx(sum(1 + 1 / (1 + s) for s in range(36, 40)) / 4)
-    assert row.p is None and row.verdict == "noise not known"
+    assert row.p is None and row.verdict == "n/a"
 
 
 def test_cross_entropy_is_not_the_sum(tmp_path) -> None:
@@ -72,7 +72,7 @@ def test_cross_entropy_is_not_the_sum(tmp_path) -> None:
 def test_a_difference_is_named_and_refused(tmp_path, baseline, named) -> None:
     result = pair(tmp_path, baseline=baseline)
     assert named in refusals(result)
-    assert not result.complete
+    assert not result.is_complete
     assert not result.training.rows  # no change is stated
     assert sum(status == DIFFERS for status in statuses(result).values()) == 1
 
@@ -108,7 +108,7 @@ def test_what_is_not_recorded_is_said(tmp_path) -> None:
     (before / "training_args.bin").write_bytes(b"\x80\x04this would be code")
     after = write_training(tmp_path / "vista", vista={}, arguments={})
     result = compare([str(before)], [str(after)])
-    assert result.complete
+    assert result.is_complete
     found = statuses(result)
     for name in ("seed", "data_path", "world_size", "gradient_accumulation_steps"):
         assert found[name] == UNKNOWN
@@ -122,7 +122,7 @@ def test_arms_that_are_swapped_or_the_same(tmp_path) -> None:
     assert "VISTA does not differ" in refusals(compare([str(vista)], [str(write_training(tmp_path / "c", vista={}))]))
     other = write_training(tmp_path / "d", vista={"method": "cosine"})
     result = compare([str(vista)], [str(other)])  # two settings of VISTA are a fair question
-    assert result.complete and any("two settings" in note for note in result.training.notes)
+    assert result.is_complete and any("two settings" in note for note in result.training.notes)
 
 
 def test_seeds(tmp_path) -> None:
@@ -133,10 +133,10 @@ def test_seeds(tmp_path) -> None:
     baseline = [run(f"a{seed}", OBSERVED, seed, shift) for seed, shift in ((0, 0.0), (1, 0.02), (2, -0.02))]
     vista = [run(f"b{seed}", {}, seed, shift) for seed, shift in ((0, -0.1), (1, -0.08), (2, -0.121))]
     result = compare(baseline, vista)
-    assert result.complete, refusals(result)
+    assert result.is_complete, refusals(result)
     row = result.training.rows[0]
     assert row.change == pytest.approx(-0.1003333)
-    assert row.test == "paired t over seeds" and row.stands_out and row.verdict == "lower"
+    assert row.test == "paired t over seeds" and row.is_significant and row.verdict == "lower"
     assert [item.seed for item in result.training.vista] == [0, 1, 2]
     assert "seed: seed is 0 / 1 in the baseline, 0 / 1 / 2" in refusals(compare(baseline[:2], vista))
     assert "same seed more than once" in refusals(
@@ -153,8 +153,8 @@ def test_noise_between_seeds_is_no_result(tmp_path) -> None:
             for seed, shift in enumerate(shifts)
         ])  # fmt: skip
     row = compare(*arms).training.rows[0]
-    assert row.stands_out is False and row.verdict == "within noise"
-    assert row.interval[0] < 0 < row.interval[1]
+    assert row.is_significant is False and row.verdict == "not significant"
+    assert row.interval_95[0] < 0 < row.interval_95[1]
 
 
 def test_the_newest_checkpoint_serves_when_the_top_has_none(tmp_path) -> None:
@@ -163,7 +163,7 @@ def test_the_newest_checkpoint_serves_when_the_top_has_none(tmp_path) -> None:
     old.mkdir()
     (old / "trainer_state.json").write_text("{}")
     result = compare([str(before)], [str(write_training(tmp_path / "b", vista={}))])
-    assert result.complete and len(result.training.baseline[0].log) == 40
+    assert result.is_complete and len(result.training.baseline[0].log) == 40
 
 
 def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
@@ -179,7 +179,7 @@ def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
     for named in (f"{empty} holds nothing to compare", f"{unfinished} has no trainer_state.json",
                   f"{path} is not complete JSON", "Did you mean one of its folders: finetune?"):  # fmt: skip
         assert named in problems
-    assert not result.complete
+    assert not result.is_complete
     broken = write_training(tmp_path / "broken")
     (broken / "config.json").write_text("{")
     result = compare([str(broken)], [good])

@@ -1,0 +1,208 @@
+"""The task-by-task comparison: which scores may be compared, their change, and how certain it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
+from ..kit.published_scores import published_scores, published_task
+from .question_pairs import NotPaired, join_questions, pair_questions
+from .score_rows import LEVEL, QUESTIONS, ScoreRow
+
+AVERAGE = "average"
+AVERAGE_NOTE = (
+    "The average is the unweighted mean of the tasks' headline numbers in percent; MME points, OCRBench's count and "
+    "CIDEr are left out. The released tables of VISTA state no average; the mean of their numbers for the same tasks "
+    "is beside it where they have all of them."
+)
+QUESTIONS_NOTE = (
+    "One run per arm: intervals and tests say what other questions might have given, for these two models. They do not "
+    "cover other training seeds; several runs per arm do."
+)
+MME_NOTE = (
+    "LLaVA's own training differs by about 20 MME points from run to run (its author, in github.com/haotian-liu/LLaVA "
+    "issue 680): with a single run per arm, a change of that size says nothing about VISTA."
+)
+_MME_POINTS = 20
+
+
+@dataclass
+class ScoreComparison:
+    """Rows of what could be compared, the rest by name, and what a reader should know."""
+
+    rows: list[ScoreRow] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def headline_rows(self, harness: str | None = None) -> list[ScoreRow]:
+        """Return the rows of headline numbers and averages, of one harness or of all."""
+        rows = [row for row in self.rows if row.main or row.task == AVERAGE]
+        return [row for row in rows if harness in (None, row.harness)]
+
+    def harnesses(self) -> list[str]:
+        return list(dict.fromkeys(row.harness for row in self.rows))
+
+    def count_tasks(self) -> int:
+        return len({(row.harness, row.task) for row in self.rows if row.task != AVERAGE})
+
+
+def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[EvaluationRun]) -> ScoreComparison:
+    """Compare what was evaluated in both arms, harness by harness."""
+    result = ScoreComparison()
+    for harness in dict.fromkeys(key.harness for run in (*baseline, *vista) for key in run.scores):
+        arms = [[run for run in arm if any(key.harness == harness for key in run.scores)] for arm in (baseline, vista)]
+        if not all(arms):
+            name = "VISTA" if arms[0] else "baseline"
+            result.not_compared.append(
+                f"{harness}: results for one arm only, none for the {name} arm. Numbers of different harnesses are "
+                "never compared."
+            )
+            continue
+        rows = _compare_harness(harness, arms, result)
+        for task in dict.fromkeys(row.task for row in rows):
+            _choose_headline([row for row in rows if row.task == task])
+        result.rows += rows
+        result.rows += _average(harness, [row for row in rows if row.main and row.unit == "%"])
+    _adjust(result)
+    return result
+
+
+def _compare_harness(harness: str, arms: Sequence[Sequence[EvaluationRun]], result: ScoreComparison) -> list[ScoreRow]:
+    rows = []
+    runs = [run for arm in arms for run in arm]
+    refused: dict[str, None] = {}  # one line per reason, not one per metric
+    for key in dict.fromkeys(key for run in runs for key in run.scores if key.harness == harness):
+        without = [run for run in runs if key not in run.scores]
+        if without:
+            has_task = any(key.task == other.task for run in without for other in run.scores)
+            name = f"{key.task} ({key.metric})" if has_task else key.task
+            refused[f"{name}: missing in {', '.join(str(run.folder) for run in without)}."] = None
+            continue
+        baseline, vista = ([run.scores[key] for run in arm] for arm in arms)
+        reason = _incomparable(baseline, vista)
+        if reason:
+            refused[f"{key.task}: {reason}."] = None
+        else:
+            rows.append(_row(key, baseline, vista, arms[1][0].model))
+    result.not_compared += refused
+    return rows
+
+
+def _incomparable(baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
+    """Return why the scores are not of the same task, asked in the same way; None when they are."""
+    scores = [*baseline, *vista]
+    conditions = [{**score.conditions, "the number of questions": str(score.count)} for score in scores]
+    for name in dict.fromkeys(name for condition in conditions for name in condition):
+        values = [condition.get(name, "not recorded") for condition in conditions]
+        if len(set(values)) > 1:
+            arms = values[: len(baseline)], values[len(baseline) :]
+            before, after = (" / ".join(dict.fromkeys(arm)) for arm in arms)
+            return f"{name} differs ({before} in the baseline, {after} with VISTA)"
+    logged = [score.questions for score in scores if score.questions]
+    try:
+        for other in logged[1:]:
+            join_questions(logged[0], other)
+    except NotPaired as error:
+        return str(error)
+    return None
+
+
+def _row(key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], model: str) -> ScoreRow:
+    first = baseline[0]
+    published = published_task(key)
+    if published is not None:
+        scale, unit = float(published["scale"]), str(published["unit"])
+    elif first.percent:
+        scale, unit = 1.0, "%"
+    elif all(0 <= score.value <= 1 for score in (*baseline, *vista)):
+        scale, unit = 100.0, "%"
+    else:
+        scale, unit = 1.0, "points" if key.task.lower().startswith("mme") else "as reported"
+    row = ScoreRow(
+        *key,
+        unit,
+        [scale * score.value for score in baseline],
+        [scale * score.value for score in vista],
+        first.higher_is_better,
+        first.count,
+        first.main,
+        published_scores(key, model),
+    )
+    if len(baseline) == len(vista) == 1:
+        try:
+            paired = pair_questions(key.metric.partition(" (")[0], first, vista[0])
+            row.test_questions(paired.scaled(scale))
+        except NotPaired as reason:
+            row.notes.append(f"{reason}.")
+    else:
+        row.test_seeds()
+        if row.test is None:
+            row.notes.append("one arm has a single run, so the noise between seeds is not known.")
+    if row.higher_is_better is None:
+        row.notes.append("the harness does not say whether higher is better.")
+    if row.published and row.published["note"]:
+        row.notes.append(f"published {row.published['name']}: {row.published['note']}.")
+    return row
+
+
+def _choose_headline(rows: Sequence[ScoreRow]) -> None:
+    """Make the number that was published for a task its headline; else it stays what its harness lists first."""
+    if any(row.published for row in rows):
+        for row in rows:
+            row.main = row.published is not None
+
+
+def _average(harness: str, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Return the row of the unweighted mean of several headline numbers."""
+    if len(rows) < 2:
+        return []
+    baseline, vista = (
+        [fmean(values) for values in zip(*arm, strict=True)]
+        for arm in ([row.baseline for row in rows], [row.vista for row in rows])
+    )
+    higher = all(row.higher_is_better for row in rows) or None
+    average = ScoreRow(harness, AVERAGE, f"over {len(rows)} numbers", "%", baseline, vista, higher, main=False)
+    known = [row.published for row in rows if row.published]
+    if len(known) == len(rows):
+        means = {name: fmean(entry[name] for entry in known) for name in ("baseline", "l2", "cosine")}
+        average.published = {"name": f"mean of these {len(rows)}", "model": known[0]["model"], **means, "note": None}
+    average.test_seeds()
+    pairs = [row.paired for row in rows if row.paired is not None and row.paired.is_mean]
+    if len(pairs) == len(rows):
+        average.test_questions(pairs[0].mean(pairs))
+    return [average]
+
+
+def _adjust(result: ScoreComparison) -> None:
+    """Adjust the p values of the headline numbers for their number, and note what a reader should know."""
+    rows = result.rows
+    tested = [row for row in rows if row.p is not None and row.main]
+    if tested:
+        from ..kit.statistics import holm
+
+        for row, adjusted in zip(tested, holm([row.p for row in tested if row.p is not None]), strict=True):
+            row.p_holm = adjusted
+    if len(tested) > 1:
+        still = dict.fromkeys(row.task for row in tested if row.p_holm is not None and row.p_holm < LEVEL)
+        result.notes.append(
+            f"{len(tested)} headline numbers were tested: about {LEVEL * len(tested):.1f} of them would be significant "
+            f"(p < {LEVEL}) by chance alone. After Holm's adjustment: {', '.join(still) or 'none'}."
+        )
+    single_mme = [row for row in rows if _is_mme_perception(row) and min(len(row.baseline), len(row.vista)) == 1]
+    for row in single_mme:
+        if abs(row.change) <= _MME_POINTS:
+            row.notes.append("within LLaVA's run-to-run noise of about 20 points.")
+    if any(row.noise == QUESTIONS for row in rows):
+        result.notes.append(QUESTIONS_NOTE)
+    if any(row.task == AVERAGE for row in rows):
+        result.notes.append(AVERAGE_NOTE)
+    if single_mme:
+        result.notes.append(MME_NOTE)
+
+
+def _is_mme_perception(row: ScoreRow) -> bool:
+    """Return whether it is what LLaVA reports as its MME score."""
+    name = f"{row.task} {row.metric}".lower()
+    return row.unit == "points" and name.startswith("mme") and "perception" in name
