@@ -10,6 +10,7 @@ from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
 from ..kit.published_scores import published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
 from .score_rows import LEVEL, QUESTIONS, ScoreRow
+from .training_conditions import DIFFERS, check_condition
 
 AVERAGE = "average"
 AVERAGE_NOTE = (
@@ -81,31 +82,30 @@ def _compare_harness(harness: str, arms: Sequence[Sequence[EvaluationRun]], resu
             refused[f"{name}: missing in {', '.join(str(run.folder) for run in without)}."] = None
             continue
         baseline, vista = ([run.scores[key] for run in arm] for arm in arms)
-        reason = _incomparable(baseline, vista)
+        reason = _incomparable(key.task, baseline, vista)
         if reason:
-            refused[f"{key.task}: {reason}."] = None
+            refused[f"{reason}."] = None
         else:
             rows.append(_row(key, baseline, vista, arms[1][0].model))
     result.not_compared += refused
     return rows
 
 
-def _incomparable(baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
+def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
     """Return why the scores are not of the same task, asked in the same way; None when they are."""
-    scores = [*baseline, *vista]
-    conditions = [{**score.conditions, "the number of questions": str(score.count)} for score in scores]
-    for name in dict.fromkeys(name for condition in conditions for name in condition):
-        values = [condition.get(name, "not recorded") for condition in conditions]
-        if len(set(values)) > 1:
-            arms = values[: len(baseline)], values[len(baseline) :]
-            before, after = (" / ".join(dict.fromkeys(arm)) for arm in arms)
-            return f"{name} differs ({before} in the baseline, {after} with VISTA)"
-    logged = [score.questions for score in scores if score.questions]
+    before, after = (
+        [{**score.conditions, "number of questions": score.count} for score in arm] for arm in (baseline, vista)
+    )
+    for name in dict.fromkeys(name for conditions in (*before, *after) for name in conditions):
+        check = check_condition(task, name, [run.get(name) for run in before], [run.get(name) for run in after])
+        if check.status == DIFFERS:
+            return check.sentence()
+    logged = [score.questions for score in (*baseline, *vista) if score.questions]
     try:
         for other in logged[1:]:
             join_questions(logged[0], other)
     except NotPaired as error:
-        return str(error)
+        return f"{task}: {error}"
     return None
 
 

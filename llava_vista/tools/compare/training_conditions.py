@@ -45,7 +45,7 @@ def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRu
             # A null in a file that is there is a value like any other.
             arms = [[_MISSING if file is None else file.get(key) for file in arm] for arm in files]
             if any(value not in (_MISSING, None) for arm in arms for value in arm):
-                checks.append(_check(*key, *arms))
+                checks.append(check_condition(*key, *arms))
     if len(baseline) == len(vista) == 1:
         checks += _same_data(baseline[0], vista[0])
     found = {(check.topic, check.name) for check in checks}
@@ -91,8 +91,8 @@ def _sorted(value: Any) -> Any:
     return sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
 
 
-def _check(topic: str, name: str, baseline: Sequence[Any], vista: Sequence[Any]) -> ConditionCheck:
-    """Every run's value must be the same; of seeds only the sets must be."""
+def check_condition(topic: str, name: str, baseline: Sequence[Any], vista: Sequence[Any]) -> ConditionCheck:
+    """Compare the values of all runs, which must be the same; of seeds only the sets must be."""
     recorded = [value for value in (*baseline, *vista) if value is not _MISSING]
     is_complete = len(recorded) == len(baseline) + len(vista)
     if topic == "seed":

@@ -112,11 +112,6 @@ class Paired:
         return self.is_mean and len(self.strata) == 1 and bool(np.isin(self.strata[0], (0.0, 1.0)).all())
 
 
-def mean_of(baseline: Sequence[float], changed: Sequence[float]) -> Paired:
-    """Return the `Paired` of a plain mean over questions."""
-    return Paired([np.stack([baseline, changed], axis=1)[..., None]], [1.0])
-
-
 def bootstrap_interval(paired: Paired, resamples: int = RESAMPLES) -> tuple[float, float]:
     """Return the 95% percentile interval of the difference, units resampled in pairs within their strata."""
     generator = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def test_generations_of_lmms_eval_are_not_mixed(tmp_path) -> None:
     task = {"gqa": {"exact_match": scored(BEFORE)}}
     result = arms(tmp_path, task, task, before_layout="0.3", after_layout="0.7")
     assert not result.scores.rows and not result.is_complete
-    assert "gqa: lmms-eval generation differs (0.3 in the baseline, 0.7 with VISTA)" in result.scores.not_compared[0]
+    assert "gqa: lmms-eval generation is 0.3 in the baseline, 0.7 with VISTA" in result.scores.not_compared[0]
 
 
 def test_tinyllava_has_its_own_published_numbers(tmp_path) -> None:
@@ -76,8 +76,8 @@ def test_tinyllava_has_its_own_published_numbers(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"after_limit": 100}, "limit differs (none in the baseline, 100 with VISTA)"),
-        ({"after_limit": 0.5}, "limit differs"),
+        ({"after_limit": 100}, "limit is none in the baseline, 100 with VISTA"),
+        ({"after_limit": 0.5}, "limit is none"),
         ({"after_prompt": "Describe picture {}."}, "another prompt hash for 100 of 100 questions"),
         ({"after_filter_name": "flexible-extract"}, "missing in"),
     ],

@@ -70,6 +70,6 @@ def test_html_escapes_and_holds_its_figures() -> None:
 
 
 def test_a_missing_module_names_its_extra() -> None:
-    with pytest.raises(MissingExtraError, match=r"no_such_module .* pip install 'llava-vista\[plots\]'"):
-        with requires_extra("plots"):
-            import no_such_module  # noqa: F401
+    message = r"no_such_module .* pip install 'llava-vista\[plots\]'"
+    with pytest.raises(MissingExtraError, match=message), requires_extra("plots"):
+        import no_such_module  # noqa: F401
