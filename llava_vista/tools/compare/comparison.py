@@ -28,8 +28,14 @@ class Comparison:
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything that was named could be compared, and only VISTA differs."""
-        return self.is_comparable and not self.problems and not self.scores.not_compared
+        """Whether everything that was named could be compared, which is something, and only VISTA differs."""
+        rows = [*self.scores.rows, *(self.training.rows if self.training is not None else ())]
+        return bool(rows) and self.is_comparable and not self.problems and not self.not_compared
+
+    @property
+    def not_compared(self) -> list[str]:
+        """What both arms have, or one of them, and could not be compared."""
+        return [*(self.training.not_compared if self.training is not None else ()), *self.scores.not_compared]
 
     def headline(self) -> str:
         """Return what the report is about, and whether it is a comparison at all."""
@@ -39,7 +45,7 @@ class Comparison:
             parts.append(counts if self.is_comparable else "trainings that are NOT comparable")
         if self.scores.rows:
             parts.append(f"{self.scores.count_tasks()} evaluated tasks")
-        left = len(self.scores.not_compared) + len(self.problems)
+        left = len(self.not_compared) + len(self.problems)
         if left:
             parts.append(f"{left} thing{'s' if left > 1 else ''} that could not be compared (named at the end)")
         return f"Baseline against VISTA: {', '.join(parts) or 'nothing to compare'}."
@@ -52,7 +58,7 @@ class Comparison:
             "complete": self.is_complete,
             "training": None if self.training is None else self.training.to_dict(),
             "scores": [row.to_dict() for row in self.scores.rows],
-            "not_compared": self.scores.not_compared,
+            "not_compared": self.not_compared,
             "problems": self.problems,
             "notes": self.scores.notes,
             "published_source": published_source(),

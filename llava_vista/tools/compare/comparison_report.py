@@ -23,7 +23,7 @@ def build_report(comparison: Comparison) -> Report:
     if comparison.training is not None:
         _add_training(report, comparison.training)
     _add_scores(report, comparison.scores)
-    left_out = [*comparison.scores.not_compared, *comparison.problems]
+    left_out = [*comparison.not_compared, *comparison.problems]
     if left_out:
         report.add(Heading("Not compared"))
         report.add_lines(WRONG, left_out)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..kit.training_folder import TrainingRun, common_steps, end_records, mean_at_end
+from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, mean_at_end
 from .score_rows import ScoreRow
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
@@ -19,13 +19,17 @@ _DEFAULTS = {"position_weighting": "linear", "text_scope": "all", "on_nonfinite"
 
 @dataclass
 class TrainingComparison:
-    """Two arms of trainings. ``refusals`` names what makes it no comparison; ``rows`` is empty then."""
+    """Two arms of trainings.
+
+    ``refusals`` names what makes them no comparison of VISTA, ``not_compared`` numbers that cannot be compared.
+    """
 
     baseline: list[TrainingRun]
     vista: list[TrainingRun]
     checks: list[ConditionCheck]
     refusals: list[str]
     notes: list[str]
+    not_compared: list[str]
     rows: list[ScoreRow]
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,17 +53,23 @@ def compare_trainings(baseline: list[TrainingRun], vista: list[TrainingRun]) -> 
     """
     checks = check_conditions(baseline, vista)
     result = TrainingComparison(
-        baseline, vista, checks, _refusals(baseline, vista, checks), _notes(baseline, vista, checks), []
+        baseline, vista, checks, _refusals(baseline, vista, checks), _notes(baseline, vista, checks), [], []
     )
-    steps = common_steps([*baseline, *vista])
     if result.refusals:
         return result
-    if not steps:
-        result.notes.append("the runs have no logged step in common (different logging_steps): no numbers side by side")
-        return result
+    runs = [*baseline, *vista]
+    steps = common_steps(runs)
+    reached = min(max(record["step"] for record in run.log) for run in runs)
     last = steps[-end_records(len(steps)) :]
+    if not last or len(last) < min(END_RECORDS, *(len(run.log) for run in runs)) or last[-1] < (1 - END_PART) * reached:
+        shared = f"{len(steps)} logged steps, the last of them {steps[-1]} of {reached}" if steps else "no logged step"
+        result.not_compared.append(
+            f"cross-entropy: the trainings share {shared}, so their ends cannot be compared. Were they logged at other "
+            "steps (logging_steps), or is much of a log not a number?"
+        )
+        return result
     before, after = ([fmean(run.values_at("ce_loss", last)) for run in arm] for arm in (baseline, vista))
-    metric = f"mean of the last {len(last)} records"
+    metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
     row = ScoreRow("training", "cross-entropy", metric, "nats per token", before, after, None)
     row.test_seeds()
     if row.test is None:
@@ -123,6 +133,15 @@ def _notes(
     notes = []
     if any(run.vista is not None for run in baseline):
         notes.append(f"the baseline was trained with VISTA too ({describe_vista(baseline[0])}): two settings of it")
+    for run in (*baseline, *vista):
+        for key in ("ce_loss", *VISTA_TERMS):
+            steps = run.nonfinite_steps(key)
+            if steps:
+                kept = len(run.series(key)[0])
+                notes.append(
+                    f"{run.folder}: {key} is NaN or infinite in {len(steps)} of {len(steps) + kept} records (steps "
+                    f"{steps[0]} to {steps[-1]}); they are left out"
+                )
     without = [str(run.folder) for run in (*baseline, *vista) if not run.arguments]
     if without and any(check.status == UNKNOWN for check in checks):
         notes.append(

@@ -19,6 +19,8 @@ from .json_files import BadFile, read_object
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
 END_PART, END_RECORDS = 0.1, 3
+#: Logged values have 4 digits; the difference of two of them that are equal stays below this.
+_ROUNDING = 1.5e-4
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -63,15 +65,23 @@ class TrainingRun:
 
         Without VISTA the cross-entropy (nats per token) is logged as ``loss``.
         """
-        points: dict[int, float] = {}
+        points = {step: value for step, value in self._logged(key).items() if math.isfinite(value)}
+        return sorted(points), [points[step] for step in sorted(points)]
+
+    def nonfinite_steps(self, key: str) -> list[int]:
+        """Return the steps at which a series is NaN or infinite, which `series` leaves out."""
+        return sorted(step for step, value in self._logged(key).items() if not math.isfinite(value))
+
+    def _logged(self, key: str) -> dict[int, float]:
+        values: dict[int, float] = {}
         for record in self.log:
             if key == "ce_loss":
                 value = record.get("ce_loss", None if "vista_loss" in record else record["loss"])
             else:
                 value = record.get(key) if record.get("vista_aligned_samples") else None
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                points[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
-        return sorted(points), [points[step] for step in sorted(points)]
+            if isinstance(value, (int, float)):
+                values[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
+        return values
 
     def values_at(self, key: str, steps: Sequence[int]) -> list[float]:
         """Return the values of a series at steps that it has."""
@@ -135,15 +145,52 @@ def read_training(folder: Path) -> TrainingRun:
                     problems.append(str(error))
         return None
 
+    record = optional(RUN_RECORD)
+    reason = None if record is None else _contradiction(record, state, log)
+    if reason:
+        problems.append(
+            f"{folder}/{RUN_RECORD} is not of the training in {path.name}: {reason}. It is not used; was the directory "
+            "used for another training before?"
+        )
     return TrainingRun(
         folder,
         state,
         log,
-        record=optional(RUN_RECORD),
+        record=None if reason else record,
         model_config=optional("config.json"),
         adapter_config=optional("adapter_config.json"),
         problems=problems,
     )
+
+
+def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[dict[str, Any]]) -> str | None:
+    """Return what in the log cannot come from the training that a run record describes; None when all of it can."""
+    config, arguments = record.get("config"), record.get("training_arguments")
+    if isinstance(config, dict):
+        weight = config.get("weight", 1.0)
+        if not any("vista_loss" in entry for entry in log):
+            return f"it records VISTA ({config.get('method')}, weight {weight:g}), and the log has no vista_loss"
+        added = [
+            (entry["loss"] - entry["ce_loss"], entry["vista_loss"])
+            for entry in log
+            if entry.get("vista_aligned_samples") and {"ce_loss", "vista_loss"} <= entry.keys()
+        ]
+        if weight and added and all(abs(term) < _ROUNDING < abs(weight * loss) / 10 for term, loss in added):
+            return f"it records the weight {weight:g}, and loss and ce_loss of the log are equal"
+        squares = sum(loss * loss for _, loss in added)
+        acted = sum(term * loss for term, loss in added) / squares if squares else 0.0  # the weight, by least squares
+        rest, total = sum((term - acted * loss) ** 2 for term, loss in added), sum(term * term for term, _ in added)
+        if not weight and abs(acted) > 0.05 and rest < 0.05 * total:
+            return f"it records the weight 0, and loss and ce_loss of the log differ by {acted:.2g} vista_loss"
+    rates = [entry["learning_rate"] for entry in log if isinstance(entry.get("learning_rate"), float)]
+    recorded = arguments if isinstance(arguments, dict) else {}
+    if rates and recorded.get("learning_rate") and max(rates) > recorded["learning_rate"] * (1 + 1e-6):
+        return f"it records the learning rate {recorded['learning_rate']:g}, and the log has {max(rates):g}"
+    for name in ("max_steps", "logging_steps"):
+        value, found = recorded.get(name), state.get(name)
+        if isinstance(value, (int, float)) and value >= 1 and found is not None and found != value:
+            return f"it records {name} {value:g}, and {STATE_FILE} has {found:g}"
+    return None
 
 
 def _state_path(folder: Path) -> Path | None:

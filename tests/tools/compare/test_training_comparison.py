@@ -13,6 +13,7 @@ from llava_vista.config import VistaConfig
 from llava_vista.hooks.run_record import run_record
 from llava_vista.tools.compare.comparison import Comparison, compare
 from llava_vista.tools.compare.training_conditions import DIFFERS, SAME, UNKNOWN
+from llava_vista.tools.kit.training_folder import read_training
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -187,12 +188,77 @@ def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
     assert result.training is not None
 
 
-def test_values_that_are_not_finite_are_left_out(tmp_path) -> None:
-    before = write_training(tmp_path / "a", ce=[float("nan"), *[1.0] * 39])
+def edit(folder: Path, name: str, **changes: object) -> None:
+    """Change a part (dotted with __) of a JSON file of a training."""
+    content = json.loads((folder / name).read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        part = content
+        for step in path:
+            part = part[step]
+        part[last] = value
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_a_record_of_another_training_is_not_believed(tmp_path) -> None:
+    """Two plain trainings, one of them in a directory that has the vista.json of an earlier one."""
+    plain, again = write_training(tmp_path / "a"), write_training(tmp_path / "b")
+    stale = write_training(tmp_path / "c", vista={}, arguments={}) / "vista.json"
+    (again / "vista.json").write_text(stale.read_text())
+    result = compare([str(plain)], [str(again)])
+    assert "the VISTA arm was not trained with VISTA (off)" in refusals(result)
+    assert any(f"{again}/vista.json is not of the training" in problem for problem in result.problems)
+    assert not result.is_complete and result.training.vista[0].seed is None
+
+
+@pytest.mark.parametrize(
+    ("written", "edited", "named"),
+    [
+        ({"weight": 0.0}, {"config__weight": 1.0}, "records the weight 1, and loss and ce_loss of the log are equal"),
+        (
+            {"weight": 0.5},
+            {"config__weight": 0.0},
+            "records the weight 0, and loss and ce_loss of the log differ by 0.5",
+        ),
+        ({}, {"training_arguments__learning_rate": 1e-5}, "records the learning rate 1e-05, and the log has 1.95e-05"),
+        ({}, {"training_arguments__max_steps": 50}, "records max_steps 50, and trainer_state.json has 40"),
+    ],
+)
+def test_a_record_that_contradicts_the_log_is_named(tmp_path, written, edited, named) -> None:
+    folder = write_training(tmp_path / "a", vista=written, arguments={})
+    assert not read_training(folder).problems
+    edit(folder, "vista.json", **edited)
+    run = read_training(folder)
+    assert named in run.problems[0] and run.record is None
+    assert (run.vista is None) == (not run.is_observed)
+
+
+def test_values_that_are_not_finite_are_counted(tmp_path) -> None:
+    before = write_training(tmp_path / "a", ce=[float("nan"), *[1.0] * 38, float("inf")])
     after = write_training(tmp_path / "b", vista={}, ce=[1.0] * 40)
     result = compare([str(before)], [str(after)])
-    assert result.training.baseline[0].series("ce_loss")[0][0] == 2
+    assert result.training.baseline[0].series("ce_loss")[0] == list(range(2, 40))
     assert result.training.rows[0].change == 0
+    note = f"{before}: ce_loss is NaN or infinite in 2 of 40 records (steps 1 to 40)"
+    assert any(note in item for item in result.training.notes)
+    nothing = write_training(tmp_path / "c", ce=[1.0] * 3 + [float("nan")] * 37)
+    result = compare([str(nothing)], [str(after)])
+    assert "share 3 logged steps, the last of them 3 of 40" in result.not_compared[0]
+    assert not result.training.rows and not result.is_complete
+
+
+def test_the_first_record_is_not_taken_for_the_end(tmp_path) -> None:
+    """logging_steps 10 and 9 with logging_first_step: only step 1 is in both logs."""
+    folders = []
+    for name, vista, every in (("a", None, 10), ("b", {}, 9)):
+        folder = write_training(tmp_path / name, vista=vista)
+        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        edit(folder, "trainer_state.json",
+             log_history=[entry for entry in log if entry["step"] == 1 or entry["step"] % every == 0])  # fmt: skip
+        folders.append(str(folder))
+    result = compare(folders[:1], folders[1:])
+    assert "share 1 logged steps, the last of them 1 of 36" in result.not_compared[0]
+    assert not result.is_complete
 
 
 def test_the_run_record_holds_what_a_comparison_needs_and_no_secret(tmp_path) -> None:
