@@ -82,8 +82,15 @@ def write_lmms(
     prompt: str = "What is in picture {}?",
     lower: Sequence[str] = (),
     filter_name: str = "none",
+    answer: str = "x",
+    config: Mapping[str, Any] | None = None,
+    task_config: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> Path:
-    """An output directory of lmms-eval: ``{task: {metric: (reported value, per-question entries)}}``."""
+    """An output directory of lmms-eval: ``{task: {metric: (reported value, per-question entries)}}``.
+
+    ``config`` and ``task_config`` change the run's and every task's configuration, ``changes`` the results file.
+    """
     place = folder / model
     place.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
@@ -104,19 +111,19 @@ def write_lmms(
         logged = {metric: entries for metric, (_, entries) in metrics.items() if entries is not None}
         if logged:
             lines = [
-                _line(layout, doc, prompt.format(doc), {metric: entries[doc] for metric, entries in logged.items()})
+                _line(layout, doc, prompt.format(doc), answer, {metric: of[doc] for metric, of in logged.items()})
                 for doc in range(count)
             ]
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (place / f"{date}_samples_{task}.jsonl").write_text(text)
-    config: dict[str, Any] = {"model": "llava", "model_args": f"pretrained=x/{model}", "limit": limit, "gen_kwargs": ""}
+    run: dict[str, Any] = {"model": "llava", "model_args": f"pretrained=x/{model}", "limit": limit, "gen_kwargs": ""}
     content: dict[str, Any] = {
         "results": results,
         "group_subtasks": {task: [] for task in tasks},
         "configs": {
             task: {
                 "task": task, "dataset_path": f"lmms-lab/{task}", "generation_kwargs": {"max_new_tokens": 16},
-                "lmms_eval_specific_kwargs": {"pre_prompt": "", "ocr": ocr},
+                "lmms_eval_specific_kwargs": {"pre_prompt": "", "ocr": ocr}, "repeats": 1, **(task_config or {}),
             }
             for task in tasks
         },
@@ -126,27 +133,28 @@ def write_lmms(
             task: {metric: metric not in lower for metric in metrics} for task, metrics in tasks.items()
         },
         "n-samples": sizes,
-        "config": config,
+        "config": run,
         "git_hash": "abc1234",
         "date": date,
     }  # fmt: skip
     if layout == "0.7":
-        config["offset"] = 0
+        run |= {"offset": 0, "model_backend": "lmms_eval.models.simple.llava.Llava (simple)"}
         content |= {"lmms_eval_version": "main@abc1234", "git_branch": "main", "usage": {}}
-    content |= {"model_source": "llava", "model_name": f"x/{model}", "system_instruction_sha": None}
+    run |= config or {}
+    content |= {"model_source": "llava", "model_name": f"x/{model}", "system_instruction_sha": None, **changes}
     (place / f"{date}_results.json").write_text(json.dumps(content, indent=2))
     return folder
 
 
-def _line(layout: str, doc: int, prompt: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _line(layout: str, doc: int, prompt: str, answer: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {"doc_id": doc, "target": f"answer {doc}", "doc_hash": NULL_HASH, "input": prompt}
     if layout == "0.3":
         line |= {
-            "doc": {"question": prompt}, "arguments": {"max_new_tokens": 16}, "resps": [["x"]],
-            "filtered_resps": ["x"], "prompt_hash": sha(prompt), "target_hash": sha(f"answer {doc}"),
+            "doc": {"question": prompt}, "arguments": {"max_new_tokens": 16}, "resps": [[answer]],
+            "filtered_resps": [answer], "prompt_hash": sha(prompt), "target_hash": sha(f"answer {doc}"),
         }  # fmt: skip
     else:
-        line |= {"filtered_resps": "x", "token_counts": [None]}
+        line |= {"filtered_resps": answer, "token_counts": [None]}
     return line | {key: value for key, value in metrics.items() if value is not None}
 
 

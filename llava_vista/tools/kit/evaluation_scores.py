@@ -19,7 +19,7 @@ class ScoreKey(NamedTuple):
     metric: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Questions:
     """A task's logged questions in the order of the file. A hash is "" where the file has none.
 
@@ -27,12 +27,14 @@ class Questions:
         prompts: hashes of what was asked.
         targets: hashes of the document and the expected answer.
         entries: each metric's raw entry per question.
+        answered: how many have an answer that is not empty.
     """
 
     ids: list[str]
     prompts: list[str]
     targets: list[str]
     entries: Mapping[str, list[Any]]
+    answered: int = 0
 
 
 @dataclass(frozen=True)

@@ -82,23 +82,32 @@ def _read_task(
     run: EvaluationRun, path: Path, content: Mapping[str, Any], task: str, values: Mapping[str, Any]
 ) -> None:
     numbers: dict[tuple[str, str], float] = {}
+    without = []
     for name, value in values.items():
         metric, comma, filter_name = name.rpartition(",")
-        if comma and _is_number(value) and not _DERIVED.search(metric):
+        if not comma or _DERIVED.search(metric):
+            continue
+        if _is_number(value) and math.isfinite(value):
             numbers[metric, filter_name] = float(value)
+        elif metric != "submission":  # a file for a server; no score in any release
+            without.append(f"{metric} is {json.dumps(value)}")
+    if without or not (numbers or _part(content, "group_subtasks").get(task)):
+        run.problems.append(f"{path}: {task} is not scored ({', '.join(without) or 'it has no metric'}).")
     match = _RESULTS.fullmatch(path.name)
     questions = None
     if match:
         samples = path.with_name(f"{match['date']}_samples_{task}.jsonl")
         questions = _read_questions(run, samples, {metric for metric, _ in numbers})
+    if questions is not None and not questions.answered:
+        run.problems.append(
+            f"{path}: all {len(questions.ids)} answers to {task} are empty, so its scores are not used."
+        )
+        return
     label = f"{task} with OCR tokens" if _uses_ocr(content, task) else task
     conditions = _conditions(content, task)
     higher = _part(content, "higher_is_better", task)
     counts = [_part(content, "n-samples", task).get("effective"), values.get("samples")]
     for position, ((metric, filter_name), number) in enumerate(numbers.items()):
-        if not math.isfinite(number):
-            run.problems.append(f"{path}: {task} {metric} is {number}.")
-            continue
         key = ScoreKey(LMMS_EVAL, label, metric if filter_name == "none" else f"{metric} ({filter_name})")
         run.scores[key] = Score(
             number,
@@ -155,6 +164,7 @@ def _read_questions(run: EvaluationRun, path: Path, metrics: Iterable[str]) -> Q
             if "doc_id" not in line:
                 raise BadFile(f"{path} has a line without doc_id: it is no samples file of lmms-eval.")
             questions.ids.append(str(line["doc_id"]))
+            questions.answered += _has_content(line.get("filtered_resps", line.get("resps", "not logged")))
             prompt = line.get("input")
             questions.prompts.append(
                 str(line.get("prompt_hash") or (digest(prompt) if isinstance(prompt, str) else ""))
@@ -172,6 +182,12 @@ def _read_questions(run: EvaluationRun, path: Path, metrics: Iterable[str]) -> Q
         )
         return None
     return questions
+
+
+def _has_content(answer: Any) -> bool:
+    if isinstance(answer, list):
+        return any(map(_has_content, answer))
+    return answer is not None and str(answer).strip() != ""
 
 
 def digest(text: str) -> str:

@@ -125,6 +125,34 @@ def test_a_missing_task_and_a_missing_metric_do_not_stop_the_rest(tmp_path) -> N
     assert not result.is_complete
 
 
+@pytest.mark.parametrize("value", [[], None, "N/A", float("nan")])
+def test_a_task_without_a_score_is_named(tmp_path, value) -> None:
+    good = {"exact_match": scored(BEFORE)}
+    tasks = {"gqa": good, "vizwiz": {"exact_match": (value, None)}}
+    result = arms(tmp_path, tasks, tasks)
+    assert row(result, "gqa").change == 0 and len(result.scores.rows) == 1 and not result.is_complete
+    assert len(result.problems) == 2  # once per arm
+    assert f"vizwiz is not scored (exact_match is {json.dumps(value)})" in result.problems[0]
+
+
+def test_a_group_needs_no_score_of_its_own_and_a_task_does(tmp_path) -> None:
+    good = {"exact_match": scored(BEFORE)}
+    group = {"group_subtasks": {"both": ["gqa"]}}
+    result = arms(tmp_path, {"gqa": good, "both": {}}, {"gqa": good, "both": {}}, **group)
+    assert result.is_complete, result.problems
+    result = arms(tmp_path / "2", {"gqa": good, "alone": {}}, {"gqa": good, "alone": {}}, **group)
+    assert "alone is not scored (it has no metric)" in result.problems[0]
+
+
+@pytest.mark.parametrize("layout", ["0.3", "0.7"])
+def test_scores_of_empty_answers_are_not_used(tmp_path, layout) -> None:
+    task = {"gqa": {"exact_match": scored([0.0] * 100)}}
+    result = arms(tmp_path, task, task, layout=layout, answer=" ")
+    assert not result.scores.rows and not result.is_complete
+    assert "all 100 answers to gqa are empty, so its scores are not used" in result.problems[0]
+    assert arms(tmp_path / "2", task, task, layout=layout, answer="no").is_complete
+
+
 def test_truncated_files(tmp_path) -> None:
     """A cut samples file costs the interval; a cut results file costs that evaluation; each is named."""
     task = {"gqa": {"exact_match": scored(BEFORE)}, "ai2d": {"exact_match": scored(BEFORE)}}
