@@ -94,9 +94,7 @@ def _add_scores(report: Report, scores: ScoreComparison) -> None:
         names = ", ".join(f"{test} ({QUESTIONS})" for test in tests[QUESTIONS])
         report.add(Line(NOTE, f"Tests: {names}; two-sided. Intervals: paired bootstrap of questions."))
     if tests[SEEDS]:
-        report.add(
-            Line(NOTE, f"Intervals and tests: {', '.join(tests[SEEDS])}, with runs in the order they were named.")
-        )
+        report.add(Line(NOTE, f"Intervals and tests: {'; '.join(tests[SEEDS])}."))
     report.add_lines(NOTE, scores.notes)
     if any(row.published for row in scores.rows):
         report.add(Line(NOTE, f"Published numbers: {published_source()}."))

@@ -16,6 +16,7 @@ from typing import Any
 from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Questions, Score, ScoreKey
 from ..kit.json_files import BadFile, read_lines, read_object
 from ..kit.lmms_eval import digest
+from ..kit.training_folder import recorded_seed
 
 _LOGS = (".log", ".txt", ".out")
 _LARGEST_LOG = 50_000_000  # bytes; a log with progress bars of all tasks is far below
@@ -39,7 +40,7 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
     Returns:
         None when it has nothing of LLaVA's scripts.
     """
-    run = EvaluationRun(folder, folder.name)
+    run = EvaluationRun(folder, folder.name, recorded_seed(folder))
     sources: dict[ScoreKey, Path] = {}
     contradicted: set[ScoreKey] = set()
 

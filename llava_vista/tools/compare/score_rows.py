@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from ..kit.statistics import Paired
+
+
+class SeededRun(Protocol):
+    @property
+    def seed(self) -> int | None: ...
+
+
+Run = TypeVar("Run", bound=SeededRun)
 
 #: A change is significant below this p.
 LEVEL = 0.05
@@ -85,14 +94,18 @@ class ScoreRow:
             return "not significant"
         return {True: "better", False: "worse", None: "higher" if self.change > 0 else "lower"}[self.better]
 
-    def test_seeds(self) -> None:
-        """Fill in interval and test from the spread between seeds, if each arm has several."""
+    def test_seeds(self, pairing: str | None) -> None:
+        """Fill in interval and test from the spread between seeds, if each arm has several; see `pair_by_seed`."""
         if min(len(self.baseline), len(self.vista)) < 2:
             return
-        from ..kit.statistics import seed_test
+        from ..kit.statistics import paired_t, welch_t
 
-        result = seed_test(self.baseline, self.vista)
-        self.interval_95, self.p, self.test, self.noise = (result.low, result.high), result.p, result.name, SEEDS
+        if pairing is None:
+            result = welch_t(self.baseline, self.vista)
+        else:
+            result = paired_t([after - before for before, after in zip(self.baseline, self.vista, strict=True)])
+        self.interval_95, self.p, self.noise = (result.low, result.high), result.p, SEEDS
+        self.test = f"{result.name} over seeds{pairing or ''}"
 
     def test_questions(self, paired: Paired) -> None:
         """Fill in interval and test from the questions, whose score is in the row's unit."""
@@ -106,6 +119,23 @@ class ScoreRow:
         """Return plain values for the JSON report."""
         values = {name: getattr(self, name) for name in _IN_JSON}
         return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
+
+
+def pair_by_seed(baseline: Sequence[Run], vista: Sequence[Run]) -> tuple[list[Run], str | None]:
+    """Put the runs of the second arm into the order of the first one's seeds.
+
+    Returns:
+        The runs, and how they are paired, as an addition to the test's name. None when they cannot be paired: their
+        recorded seeds or their numbers differ. Where a seed is not recorded, they are paired as they were named.
+    """
+    seeds = [run.seed for run in baseline]
+    others = [run.seed for run in vista]
+    if None in (*seeds, *others):
+        return list(vista), ", in the order named" if len(baseline) == len(vista) else None
+    if Counter(seeds) != Counter(others):
+        return list(vista), None
+    waiting = list(vista)
+    return [waiting.pop(next(i for i, run in enumerate(waiting) if run.seed == seed)) for seed in seeds], ""
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from statistics import fmean
 from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
 from ..kit.published_scores import published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
-from .score_rows import LEVEL, QUESTIONS, ScoreRow
-from .training_conditions import DIFFERS, check_condition
+from .score_rows import LEVEL, QUESTIONS, ScoreRow, pair_by_seed
+from .training_conditions import DIFFERS, MISSING, check_condition
 
 AVERAGE = "average"
 AVERAGE_NOTE = (
@@ -61,16 +61,19 @@ def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[Evaluation
                 "never compared."
             )
             continue
-        rows = _compare_harness(harness, arms, result)
+        arms[1], pairing = pair_by_seed(*arms)
+        rows = _compare_harness(harness, arms, pairing, result)
         for task in dict.fromkeys(row.task for row in rows):
             _choose_headline([row for row in rows if row.task == task])
         result.rows += rows
-        result.rows += _average(harness, [row for row in rows if row.main and row.unit == "%"])
+        result.rows += _average(harness, [row for row in rows if row.main and row.unit == "%"], pairing)
     _adjust(result)
     return result
 
 
-def _compare_harness(harness: str, arms: Sequence[Sequence[EvaluationRun]], result: ScoreComparison) -> list[ScoreRow]:
+def _compare_harness(
+    harness: str, arms: Sequence[Sequence[EvaluationRun]], pairing: str | None, result: ScoreComparison
+) -> list[ScoreRow]:
     rows = []
     runs = [run for arm in arms for run in arm]
     refused: dict[str, None] = {}  # one line per reason, not one per metric
@@ -86,7 +89,7 @@ def _compare_harness(harness: str, arms: Sequence[Sequence[EvaluationRun]], resu
         if reason:
             refused[f"{reason}."] = None
         else:
-            rows.append(_row(key, baseline, vista, arms[1][0].model))
+            rows.append(_row(key, baseline, vista, pairing, arms[1][0].model))
     result.not_compared += refused
     return rows
 
@@ -97,7 +100,8 @@ def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) 
         [{**score.conditions, "number of questions": score.count} for score in arm] for arm in (baseline, vista)
     )
     for name in dict.fromkeys(name for conditions in (*before, *after) for name in conditions):
-        check = check_condition(task, name, [run.get(name) for run in before], [run.get(name) for run in after])
+        values = ([run.get(name, MISSING) for run in arm] for arm in (before, after))
+        check = check_condition(task, name, *values)
         if check.status == DIFFERS:
             return check.sentence()
     logged = [score.questions for score in (*baseline, *vista) if score.questions]
@@ -109,7 +113,7 @@ def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) 
     return None
 
 
-def _row(key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], model: str) -> ScoreRow:
+def _row(key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str) -> ScoreRow:
     first = baseline[0]
     published = published_task(key)
     if published is not None:
@@ -137,7 +141,7 @@ def _row(key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], model
         except NotPaired as reason:
             row.notes.append(f"{reason}.")
     else:
-        row.test_seeds()
+        row.test_seeds(pairing)
         if row.test is None:
             row.notes.append("one arm has a single run, so the noise between seeds is not known.")
     if row.higher_is_better is None:
@@ -154,7 +158,7 @@ def _choose_headline(rows: Sequence[ScoreRow]) -> None:
             row.main = row.published is not None
 
 
-def _average(harness: str, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> list[ScoreRow]:
     """Return the row of the unweighted mean of several headline numbers."""
     if len(rows) < 2:
         return []
@@ -168,7 +172,7 @@ def _average(harness: str, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     if len(known) == len(rows):
         means = {name: fmean(entry[name] for entry in known) for name in ("baseline", "l2", "cosine")}
         average.published = {"name": f"mean of these {len(rows)}", "model": known[0]["model"], **means, "note": None}
-    average.test_seeds()
+    average.test_seeds(pairing)
     pairs = [row.paired for row in rows if row.paired is not None and row.paired.is_mean]
     if len(pairs) == len(rows):
         average.test_questions(pairs[0].mean(pairs))

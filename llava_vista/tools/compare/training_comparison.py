@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, mean_at_end
-from .score_rows import ScoreRow
+from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
 ARMS = ("baseline", "VISTA")
@@ -51,6 +51,7 @@ def compare_trainings(baseline: list[TrainingRun], vista: list[TrainingRun]) -> 
     Raises:
         MissingExtraError: several runs per arm need the extra ``compare``.
     """
+    vista, pairing = pair_by_seed(baseline, vista)
     checks = check_conditions(baseline, vista)
     result = TrainingComparison(
         baseline, vista, checks, _refusals(baseline, vista, checks), _notes(baseline, vista, checks), [], []
@@ -71,7 +72,7 @@ def compare_trainings(baseline: list[TrainingRun], vista: list[TrainingRun]) -> 
     before, after = ([fmean(run.values_at("ce_loss", last)) for run in arm] for arm in (baseline, vista))
     metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
     row = ScoreRow("training", "cross-entropy", metric, "nats per token", before, after, None)
-    row.test_seeds()
+    row.test_seeds(pairing)
     if row.test is None:
         row.notes.append("one run per arm, so the noise between seeds is not known.")
     result.rows.append(row)

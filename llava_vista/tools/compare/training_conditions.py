@@ -16,7 +16,8 @@ _DATA = package_data(__package__, "training_conditions.json")
 _TOPIC_OF = {name: topic for topic, names in _DATA["topics"].items() for name in names}
 #: The first step's cross-entropy precedes VISTA's first update; kernels and rounding (4 digits) stay below this.
 _FIRST_STEP_TOLERANCE = 5e-3
-_MISSING: Any = object()
+#: The value of a condition that a run does not record.
+MISSING: Any = object()
 
 Conditions = dict[tuple[str, str], Any]
 
@@ -43,8 +44,8 @@ def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRu
         files = [[run[source] for run in arm] for arm in (before, after)]
         for key in dict.fromkeys(key for arm in files for file in arm for key in file or {}):
             # A null in a file that is there is a value like any other.
-            arms = [[_MISSING if file is None else file.get(key) for file in arm] for arm in files]
-            if any(value not in (_MISSING, None) for arm in arms for value in arm):
+            arms = [[MISSING if file is None else file.get(key) for file in arm] for arm in files]
+            if any(value not in (MISSING, None) for arm in arms for value in arm):
                 checks.append(check_condition(*key, *arms))
     if len(baseline) == len(vista) == 1:
         checks += _same_data(baseline[0], vista[0])
@@ -93,7 +94,7 @@ def _sorted(value: Any) -> Any:
 
 def check_condition(topic: str, name: str, baseline: Sequence[Any], vista: Sequence[Any]) -> ConditionCheck:
     """Compare the values of all runs, which must be the same; of seeds only the sets must be."""
-    recorded = [value for value in (*baseline, *vista) if value is not _MISSING]
+    recorded = [value for value in (*baseline, *vista) if value is not MISSING]
     is_complete = len(recorded) == len(baseline) + len(vista)
     if topic == "seed":
         same = not is_complete or sorted(map(_text, baseline)) == sorted(map(_text, vista))
@@ -111,7 +112,7 @@ def _text(value: Any) -> str:
 def _shown(values: Sequence[Any]) -> str:
     """The different values of an arm, each on one line and cut where it is long."""
     texts = [
-        NOT_RECORDED if value is _MISSING else value if isinstance(value, str) else _text(value) for value in values
+        NOT_RECORDED if value is MISSING else value if isinstance(value, str) else _text(value) for value in values
     ]
     return " / ".join(dict.fromkeys(text if len(text) <= 90 else f"{text[:60]}...{text[-25:]}" for text in texts))
 

@@ -62,9 +62,10 @@ class Score:
 
 @dataclass
 class EvaluationRun:
-    """One model evaluated by one harness. ``problems`` names what could not be read."""
+    """One model evaluated by one harness; its training's seed where that is recorded; and what could not be read."""
 
     folder: Path
     model: str = ""
+    seed: int | None = None
     scores: dict[ScoreKey, Score] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

@@ -28,11 +28,28 @@ from typing import Any
 
 from .evaluation_scores import LMMS_EVAL, EvaluationRun, Questions, Score, ScoreKey
 from .json_files import BadFile, read_lines, read_object
+from .training_folder import recorded_seed
 
 _RESULTS = re.compile(r"(?P<date>.+)_results\.json")
 #: ``results.<task>`` entries that are no metric: spreads, and what 0.7 derives from several answers per question.
 _DERIVED = re.compile(
     r"_(stderr|stderr_clt|stderr_clustered|expected_accuracy|consensus_accuracy|internal_variance|consistency_rate)$"
+)
+#: Parts of ``model_args`` that say which model is evaluated, or on which device; the others say how.
+_MODEL_NAMES = (
+    *(
+        "pretrained",
+        "model",
+        "model_name",
+        "model_path",
+        "model_version",
+        "model_id",
+        "path",
+        "peft",
+        "delta",
+        "engine",
+    ),
+    *("device", "device_map"),
 )
 #: Parts of a task's configuration that change its questions or answers.
 _TASK_SETTINGS = (
@@ -42,6 +59,7 @@ _TASK_SETTINGS = (
     "generation_kwargs",
     "lmms_eval_specific_kwargs",
     "description",
+    "repeats",
 )
 
 
@@ -70,6 +88,7 @@ def read_lmms_eval(folder: Path) -> EvaluationRun | None:
         return run
     for path, content in contents.items():
         run.model = str(content.get("model_name") or _part(content, "config").get("model_args") or run.model)
+        run.seed = recorded_seed(folder, path.parent, Path(run.model))
         for task, values in content["results"].items():
             if isinstance(values, dict):
                 _read_task(run, path, content, task, values)
@@ -138,11 +157,13 @@ def _uses_ocr(content: Mapping[str, Any], task: str) -> bool:
 
 
 def _conditions(content: Mapping[str, Any], task: str) -> dict[str, str]:
-    """Return everything recorded that changes the questions or how they are asked."""
+    """Return everything recorded that changes the questions, how they are asked, or how the model is run."""
     config, settings = _part(content, "config"), _part(content, "configs", task)
-    limit = config.get("limit")
-    return {
+    limit, release = config.get("limit"), str(content.get("lmms_eval_version", "unknown"))
+    conditions = {
         "lmms-eval generation": "0.7" if "lmms_eval_version" in content else "0.3",
+        "model wrapper": str(config.get("model_backend") or config.get("model")),
+        "model_args": json.dumps(_model_options(config.get("model_args")), sort_keys=True),
         "limit": "none" if limit in (None, -1, "None") else f"{limit:g}" if _is_number(limit) else str(limit),
         "offset": str(config.get("offset") or 0),
         "n-shot": str(_part(content, "n-shot").get(task)),
@@ -152,6 +173,15 @@ def _conditions(content: Mapping[str, Any], task: str) -> dict[str, str]:
         "chat template": str(content.get("chat_template_sha")),
         **{name: json.dumps(settings.get(name), sort_keys=True) for name in _TASK_SETTINGS},
     }
+    # Installed from a package index, lmms-eval does not know its release; 0.3's git_hash is of the working directory.
+    return conditions if "unknown" in release else {"lmms-eval release": release, **conditions}
+
+
+def _model_options(arguments: Any) -> dict[str, str]:
+    """Return the parts of ``model_args`` (a dictionary, or "name=value,...") that say how a model is run."""
+    if not isinstance(arguments, Mapping):
+        arguments = dict(part.partition("=")[::2] for part in str(arguments or "").split(","))
+    return {name: str(value) for name, value in arguments.items() if name and name not in _MODEL_NAMES}
 
 
 def _read_questions(run: EvaluationRun, path: Path, metrics: Iterable[str]) -> Questions | None:

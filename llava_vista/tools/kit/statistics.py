@@ -41,24 +41,18 @@ class TTest:
     name: str
 
 
-def seed_test(baseline: Sequence[float], changed: Sequence[float]) -> TTest:
-    """Test ``changed - baseline``: paired t when both arms have equally many runs (paired in order), else Welch's t.
-
-    NaN for interval and p where an arm has a single run: then nothing is known about the noise between seeds.
-    """
-    if len(baseline) == len(changed):
-        return paired_t([after - before for before, after in zip(baseline, changed, strict=True)])
-    mean = float(np.mean(changed) - np.mean(baseline))
-    return _t_test(mean, (baseline, changed), lambda: stats.ttest_ind(changed, baseline, equal_var=False), "Welch's t")
-
-
 def paired_t(differences: Sequence[float]) -> TTest:
     """Test whether the mean of paired differences is 0. Interval and p are NaN for fewer than two of them."""
     return _t_test(float(np.mean(differences)), (differences,), lambda: stats.ttest_1samp(differences, 0), "paired t")
 
 
+def welch_t(baseline: Sequence[float], changed: Sequence[float]) -> TTest:
+    """Test ``changed - baseline`` of unpaired values. Interval and p are NaN where an arm has a single one."""
+    mean = float(np.mean(changed) - np.mean(baseline))
+    return _t_test(mean, (baseline, changed), lambda: stats.ttest_ind(changed, baseline, equal_var=False), "Welch's t")
+
+
 def _t_test(mean: float, samples: Sequence[Sequence[float]], test: Callable[[], Any], name: str) -> TTest:
-    name = f"{name} over seeds"
     if min(map(len, samples)) < 2:
         return TTest(mean, math.nan, math.nan, math.nan, name)
     # Without any spread t is 0/0 or x/0. Rounding of equal values counts as none.

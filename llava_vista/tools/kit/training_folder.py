@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -103,6 +104,17 @@ def end_records(count: int) -> int:
 def mean_at_end(values: Sequence[float]) -> float:
     """Return the mean of a series' last records."""
     return fmean(values[-end_records(len(values)) :])
+
+
+def recorded_seed(*folders: Path) -> int | None:
+    """Return the seed in the first of these folders that has a run record with one."""
+    for folder in folders:
+        with contextlib.suppress(BadFile):
+            arguments = read_object(folder / RUN_RECORD).get("training_arguments")
+            seed = arguments.get("seed") if isinstance(arguments, dict) else None
+            if isinstance(seed, int):
+                return seed
+    return None
 
 
 def looks_like_training(folder: Path) -> bool:

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from compare_files import entry_mean, sha, write_llava, write_lmms
+from compare_files import entry_mean, sha, write_llava, write_lmms, write_training
 
 from llava_vista.tools.compare.comparison import Comparison, compare
 from llava_vista.tools.compare.score_rows import ScoreRow
@@ -88,6 +88,34 @@ def test_what_was_asked_differently_is_not_compared(tmp_path, layout, changed, n
     result = arms(tmp_path, {"gqa": good}, {"gqa": good}, layout=layout, **changed)
     assert not result.scores.rows
     assert named in "\n".join(result.scores.not_compared) and "gqa" in result.scores.not_compared[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"config": {"model": "llava_hf", "model_backend": None}}, "model wrapper is"),
+        ({"config": {"model_backend": "lmms_eval.models.chat.llava.Llava (chat)"}}, "(simple) in the baseline"),
+        (
+            {"config": {"model_args": "pretrained=x,dtype=bfloat16"}},
+            'model_args is {} in the baseline, {"dtype": "bfloat16"}',
+        ),
+        ({"config": {"model_args": {"pretrained": "x", "attn_implementation": "sdpa"}}}, "attn_implementation"),
+        ({"task_config": {"repeats": 3}}, "repeats is 1 in the baseline, 3 with VISTA"),
+        ({"lmms_eval_version": "main@def5678"}, "lmms-eval release is main@abc1234 in the baseline, main@def5678"),
+    ],
+)
+def test_a_model_that_was_run_differently_is_not_compared(tmp_path, changed, named) -> None:
+    good = {"gqa": {"exact_match": scored(BEFORE)}}
+    result = arms(tmp_path, good, good, layout="0.7", **{f"after_{name}": value for name, value in changed.items()})
+    assert not result.scores.rows and named in result.scores.not_compared[0]
+
+
+def test_another_checkpoint_on_another_device_is_compared(tmp_path) -> None:
+    """And a release that lmms-eval does not know, as when it is installed from a package index, hinders nothing."""
+    good = {"gqa": {"exact_match": scored(BEFORE)}}
+    other = {"model_args": "pretrained=y,model_name=y,device_map=cuda:1", "batch_size": 4}
+    result = arms(tmp_path, good, good, layout="0.7", lmms_eval_version="unknown@unknown", after_config=other)
+    assert result.is_complete, result.not_compared
 
 
 def test_prompts_of_both_layouts_have_the_same_hash() -> None:
@@ -336,6 +364,28 @@ def test_seeds(tmp_path) -> None:
     uneven = row(compare(baseline, runs("d", [0.61])), "gqa")
     assert uneven.interval_95 is None and "single run" in uneven.notes[0]
     assert "Welch" in row(compare(baseline, runs("e", [0.61, 0.62])), "gqa").test
+
+
+def test_evaluations_are_paired_by_recorded_seed(tmp_path) -> None:
+    """Named in another order: the interval is that of the paired seeds, 1, 1.1 and 0.9 points."""
+
+    def runs(name: str, vista: dict, by_seed: dict[int, float]) -> list[str]:
+        folders = []
+        for seed, value in by_seed.items():
+            folder = write_training(tmp_path / f"{name}{seed}", vista=vista, arguments={"seed": seed})
+            folders.append(str(write_lmms(folder, {"gqa": {"exact_match": (value, None)}})))
+        return folders
+
+    baseline = runs("a", {"weight": 0.0}, {1: 0.50, 2: 0.60, 3: 0.70})
+    result = compare(baseline, runs("b", {}, {3: 0.709, 1: 0.51, 2: 0.611}))
+    found = row(result, "gqa")
+    half = 4.30265 * 0.1 / 3**0.5
+    assert found.interval_95 == pytest.approx((1 - half, 1 + half), rel=1e-5)
+    assert found.test == "paired t over seeds" and [run.seed for run in result.training.vista] == [1, 2, 3]
+    other = compare([f"{folder}/checkpoints__model" for folder in baseline],
+                    runs("c", {}, {4: 0.709, 5: 0.51, 6: 0.611}))  # fmt: skip
+    assert row(other, "gqa").test == "paired t over seeds, in the order named"  # the baseline's are not recorded here
+    assert "Welch" in row(compare(baseline, runs("d", {}, {4: 0.709, 5: 0.51, 6: 0.611})), "gqa").test
 
 
 def test_the_newest_of_two_results_counts_and_two_models_are_refused(tmp_path) -> None:

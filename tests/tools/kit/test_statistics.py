@@ -16,7 +16,7 @@ from llava_vista.tools.kit.statistics import (
     paired_t,
     paired_test,
     permutation_test,
-    seed_test,
+    welch_t,
 )
 
 pytestmark = pytest.mark.environments("latest")
@@ -57,9 +57,9 @@ def test_paired_t_is_the_published_table_s(freedom: int, critical: float) -> Non
 def test_paired_t_in_closed_form() -> None:
     """With one degree of freedom t is Cauchy, with two P(|T| > t) = 1 - t / sqrt(2 + t^2)."""
     assert paired_t([0.0, 2.0]).p == pytest.approx(0.5)  # t = 1
-    result = seed_test([10.0, 12.0, 11.0], [11.0, 13.5, 11.5])
-    # changes 1, 1.5, 0.5: mean 1, sd 0.5, t = 1 / (0.5 / sqrt 3)
-    assert result.mean == pytest.approx(1.0) and "paired" in result.name
+    result = paired_t([1.0, 1.5, 0.5])
+    # mean 1, sd 0.5, t = 1 / (0.5 / sqrt 3)
+    assert result.mean == pytest.approx(1.0) and result.name == "paired t"
     assert result.p == pytest.approx(1 - 2 * math.sqrt(3) / math.sqrt(2 + 12))
     assert result.low == pytest.approx(1 - 4.30265 * 0.5 / math.sqrt(3), rel=1e-4)
 
@@ -73,8 +73,8 @@ def tail(t: float, freedom: float) -> float:
     return float(2 * math.exp(log_norm) * area)
 
 
-def test_unequal_numbers_of_seeds_take_welch() -> None:
-    result = seed_test([10.0, 12.0, 11.0, 9.0], [13.0, 14.0])
+def test_welch_t_by_integration() -> None:
+    result = welch_t([10.0, 12.0, 11.0, 9.0], [13.0, 14.0])
     assert "Welch" in result.name and result.mean == pytest.approx(3.0)
     # variances 5/3 and 1/2: error^2 = 5/12 + 1/4 = 2/3; freedom by Welch-Satterthwaite
     error, freedom = math.sqrt(2 / 3), (2 / 3) ** 2 / ((5 / 12) ** 2 / 3 + (1 / 4) ** 2 / 1)
@@ -83,12 +83,13 @@ def test_unequal_numbers_of_seeds_take_welch() -> None:
     assert result.high - 3 == pytest.approx(3 - result.low)
 
 
-def test_seeds_without_spread_or_without_a_second_run() -> None:
-    for single in (seed_test([1.0], [2.0]), seed_test([1.0, 2.0], [2.0])):
-        assert math.isnan(single.p) and math.isnan(single.low)  # nothing is known about the noise between seeds
-    assert seed_test([1.0, 1.0], [1.0, 1.0]).p == 1.0
-    rounded = seed_test([0.1, 0.2, 0.3], [0.3, 0.4, 0.5])  # equal changes but for rounding
+def test_values_without_spread_or_without_a_second_one() -> None:
+    for single in (paired_t([1.0]), welch_t([1.0, 2.0], [2.0])):
+        assert math.isnan(single.p) and math.isnan(single.low)  # nothing is known about the noise
+    assert paired_t([0.0, 0.0]).p == 1.0
+    rounded = paired_t([0.3 - 0.1, 0.4 - 0.2, 0.5 - 0.3])  # equal but for rounding
     assert rounded.p == 0.0 and rounded.low == rounded.high == pytest.approx(0.2)
+    assert welch_t([1.0, 1.0], [2.0, 2.5]).mean == pytest.approx(1.25)  # one arm without spread
 
 
 def test_bootstrap_is_that_of_a_literal_loop() -> None:
