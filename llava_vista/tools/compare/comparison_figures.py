@@ -11,7 +11,7 @@ from ..kit.plots import curve_style, new_figure, to_bytes
 from ..kit.training_folder import TrainingRun, common_steps
 from .comparison import Comparison
 from .comparison_report import CURVES, format_number, row_label
-from .score_rows import QUESTIONS, ScoreRow
+from .score_rows import ScoreRow
 from .training_comparison import ARMS, VISTA_TERMS, TrainingComparison
 
 _POINT_COLOR, _LINE_COLOR, _PUBLISHED_COLOR = (curve_style(index)["color"] for index in (1, 0, 3))
@@ -104,37 +104,39 @@ def _smooth(values: Sequence[float]) -> tuple[list[float], int]:
 
 
 def _changes_figure(rows: Sequence[ScoreRow], kind: str) -> bytes:
-    """Draw each number's change relative to the baseline, its 95% interval, and the released changes."""
-    with new_figure(8.5, 1.6 + 0.42 * len(rows), {"axes.grid.axis": "x"}) as figure:
-        axis = figure.subplots()
-        dot = {"linestyle": "", "marker": "o", "color": _POINT_COLOR, "markeredgecolor": _LINE_COLOR}
-        filled, hollow = {**dot, "fillstyle": "full"}, {**dot, "fillstyle": "none"}
-        bar = {"color": _LINE_COLOR, "marker": "|", "markersize": 8, "linewidth": 1.4}
-        released: dict[str, list[tuple[float, float]]] = {"l2": [], "cosine": []}
-        for at, row in enumerate(rows):
-            scale = 100 / abs(fmean(row.baseline)) if fmean(row.baseline) else 0.0
-            if row.interval_95:
-                axis.plot([scale * end for end in row.interval_95], [at, at], **bar)
-            axis.plot(scale * row.change, at, markersize=7, **(filled if row.is_significant else hollow))
-            if row.published:
-                known = row.published["baseline"]
-                for name, points in released.items():
-                    points.append((100 * (row.published[name] - known) / known, at + 0.28))  # below
-        for (name, points), marker in zip(released.items(), ("x", "+"), strict=True):
-            if points:
-                label = f"published, {name}"
-                axis.plot(*zip(*points, strict=True), marker, color=_PUBLISHED_COLOR, markersize=8, label=label)
-        axis.axvline(0, color="#888888", linewidth=0.8)
-        axis.set_yticks(range(len(rows)), [f"{row_label(row)}\n{_from_to(row)}" for row in rows], fontsize=8.5)
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xlabel(f"change with VISTA, relative to the baseline (%)\n{rows[0].harness}")
-        axis.plot([], [], label="significant (p < 0.05)", **filled)
-        axis.plot([], [], label="not significant, or not tested", **hollow)
-        if any(row.interval_95 for row in rows):
-            noise = "questions" if any(row.noise == QUESTIONS for row in rows) else "seeds"
-            axis.plot([], [], label=f"95% interval over {noise}", **{**bar, "marker": ""})
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8.5)
+    """Draw each number's change with its 95% interval and the released changes: a panel for each unit."""
+    panels = {unit: [row for row in rows if row.unit == unit] for unit in dict.fromkeys(row.unit for row in rows)}
+    settings = {"axes.grid.axis": "x", "legend.fontsize": 8.5, "ytick.labelsize": 8.5}
+    with new_figure(8.5, 0.9 + 0.7 * len(panels) + 0.42 * len(rows), settings) as figure:
+        heights = [len(members) + 0.4 for members in panels.values()]
+        axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axis, (unit, members) in zip(axes, panels.items(), strict=True):
+            _draw_changes(axis, members)
+            axis.set_xlabel(f"change with VISTA ({'percentage points' if unit == '%' else unit})")
+        axes[0].set_title(rows[0].harness)
+        entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
         return to_bytes(figure, kind)
+
+
+def _draw_changes(axis: Any, rows: Sequence[ScoreRow]) -> None:
+    axis.axvline(0, color="#888888", linewidth=0.8)
+    for at, row in enumerate(rows):
+        if row.interval_95:
+            bar = {"color": _LINE_COLOR, "marker": "|", "markersize": 8, "linewidth": 1.4}
+            axis.plot(row.interval_95, [at, at], label=f"95% interval over {row.noise}", **bar)
+        if row.is_significant:
+            look, label = "full", "significant (adjusted p < 0.05)"
+        else:
+            look, label = "none", "not significant" if row.is_significant is False else "not tested"
+        dot = {"color": _POINT_COLOR, "markeredgecolor": _LINE_COLOR, "fillstyle": look, "markersize": 7}
+        axis.plot(row.change, at, "o" if row.p is not None else "s", label=label, **dot)
+        published = row.published or {}
+        for name, marker in (("l2", "x"), ("cosine", "+")) if published else ():
+            known = published[name] - published["baseline"]
+            axis.plot(known, at + 0.28, marker, color=_PUBLISHED_COLOR, markersize=8, label=f"published, {name}")
+    axis.set_yticks(range(len(rows)), [f"{row_label(row)}\n{_from_to(row)}" for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _from_to(row: ScoreRow) -> str:

@@ -76,7 +76,7 @@ def _add_scores(report: Report, scores: ScoreComparison) -> None:
         if other:
             report.add(Line(PLAIN, "Further numbers of these tasks:"), _score_table(other))
         if main:
-            caption = f"{harness}: change of each headline number relative to the baseline, with its interval."
+            caption = f"{harness}: change of each headline number with its 95% interval, in its own unit."
             report.add(Figure(harness, caption))
         notes: dict[str, list[str]] = {}  # one line for the same note of several rows
         for row in rows:
@@ -117,7 +117,8 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
             for row in rows
         ],
         "relative": ["-" if row.relative_change is None else f"{row.relative_change:+.1%}" for row in rows],
-        "p": ["-" if row.p is None else "<0.001" if row.p < 0.001 else f"{row.p:.3f}" for row in rows],
+        "p": [_probability(row.p) for row in rows],
+        "p, Holm": [_probability(row.p_holm) for row in rows],
         "verdict": [row.verdict for row in rows],
         f"published: {model}, l2, cosine": [
             ", ".join(f"{row.published[arm]:.2f}" for arm in ("baseline", "l2", "cosine")) if row.published else "-"
@@ -127,6 +128,10 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
     filled = {title: cells for title, cells in columns.items() if any(cell != "-" for cell in cells)}
     words = frozenset(at for at, title in enumerate(filled) if title in ("task", "metric", "unit", "verdict"))
     return Table(tuple(filled), list(zip(*filled.values(), strict=True)), words)
+
+
+def _probability(p: float | None) -> str:
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def format_number(value: float, unit: str, sign: str = "") -> str:

@@ -80,18 +80,19 @@ class ScoreRow:
 
     @property
     def is_significant(self) -> bool | None:
-        """Whether p is below `LEVEL` (before any adjustment); None without a test."""
-        return None if self.p is None else self.p < LEVEL
+        """Whether the adjusted p is below `LEVEL` and the interval is on one side of 0; None without a test."""
+        if self.p is None or self.interval_95 is None:
+            return None
+        adjusted = self.p if self.p_holm is None else self.p_holm
+        return adjusted < LEVEL and not self.interval_95[0] <= 0 <= self.interval_95[1]
 
     @property
     def verdict(self) -> str:
         """The outcome in words, for tables."""
-        if self.change == 0:
-            return "equal"
-        if self.p is None:
+        if self.is_significant is None:
             return "n/a"
         if not self.is_significant:
-            return "not significant"
+            return "equal" if self.interval_95 == (0, 0) else "not significant"
         return {True: "better", False: "worse", None: "higher" if self.change > 0 else "lower"}[self.better]
 
     def test_seeds(self, pairing: str | None) -> None:

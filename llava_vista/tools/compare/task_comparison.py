@@ -180,19 +180,20 @@ def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> lis
 
 
 def _adjust(result: ScoreComparison) -> None:
-    """Adjust the p values of the headline numbers for their number, and note what a reader should know."""
+    """Adjust the p values for the number of tests, and note what a reader should know."""
     rows = result.rows
-    tested = [row for row in rows if row.p is not None and row.main]
-    if tested:
+    headline = [row for row in rows if row.p is not None and row.main]
+    further = [row for row in rows if row.p is not None and not row.main and row.task != AVERAGE]
+    for family in filter(None, (headline, further)):
         from ..kit.statistics import holm
 
-        for row, adjusted in zip(tested, holm([row.p for row in tested if row.p is not None]), strict=True):
+        for row, adjusted in zip(family, holm([row.p for row in family if row.p is not None]), strict=True):
             row.p_holm = adjusted
-    if len(tested) > 1:
-        still = dict.fromkeys(row.task for row in tested if row.p_holm is not None and row.p_holm < LEVEL)
+    if len(headline) > 1:
         result.notes.append(
-            f"{len(tested)} headline numbers were tested: about {LEVEL * len(tested):.1f} of them would be significant "
-            f"(p < {LEVEL}) by chance alone. After Holm's adjustment: {', '.join(still) or 'none'}."
+            f"{len(headline)} headline numbers were tested: about {LEVEL * len(headline):.1f} of them would have p < "
+            f"{LEVEL} by chance alone. A verdict needs that after Holm's adjustment (for further numbers among these), "
+            "and an interval without 0."
         )
     single_mme = [row for row in rows if _is_mme_perception(row) and min(len(row.baseline), len(row.vista)) == 1]
     for row in single_mme:

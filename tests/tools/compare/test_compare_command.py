@@ -172,6 +172,28 @@ def test_figures_of_refused_and_seeded_runs(tmp_path) -> None:
     assert list(figures) == ["curves"] and figures["curves"].startswith(b"<?xml")
 
 
+def test_changes_are_drawn_in_their_unit() -> None:
+    """A rise from 0 is a rise, and a low baseline stretches nothing; a filled dot is a significant change."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    from llava_vista.tools.compare.comparison_figures import _draw_changes
+    from llava_vista.tools.compare.score_rows import ScoreRow
+
+    rows = [
+        ScoreRow(
+            "h", "t", "m", "%", [0.0], [5.0], True, p=0.01, p_holm=0.01, interval_95=(2.0, 8.0), noise="questions"
+        ),
+        ScoreRow("h", "t", "m", "%", [0.1], [0.9], True, p=0.01, p_holm=0.2, interval_95=(0.1, 1.5), noise="questions"),
+        ScoreRow("h", "t", "m", "%", [50.0], [49.0], True),
+    ]
+    axis = figure.subplots()
+    _draw_changes(axis, rows)
+    dots = [line for line in axis.lines if line.get_marker() in ("o", "s")]
+    assert [line.get_xdata()[0] for line in dots] == pytest.approx([5.0, 0.8, -1.0])
+    assert [line.get_fillstyle() for line in dots] == ["full", "none", "none"]
+    bars = [list(line.get_xdata()) for line in axis.lines if line.get_marker() == "|"]
+    assert bars == [[2.0, 8.0], [0.1, 1.5]]
+
+
 def test_it_loads_neither_torch_nor_matplotlib(tmp_path) -> None:
     a, b = both(tmp_path)
     code = (

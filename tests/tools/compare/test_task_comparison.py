@@ -340,13 +340,26 @@ def test_average(tmp_path) -> None:
     assert any("state no average" in note for note in paired.scores.notes)
 
 
-def test_many_tests_are_adjusted_for(tmp_path) -> None:
+def test_verdicts_follow_the_adjusted_p_and_the_interval(tmp_path) -> None:
     same = {f"task{number}": {"acc": scored(BEFORE)} for number in range(9)}
-    result = arms(tmp_path, {**same, "gqa": {"exact_match": scored(BEFORE)}},
-                  {**same, "gqa": {"exact_match": scored(AFTER)}})  # fmt: skip
+    gained = {"gqa": {"exact_match": scored(AFTER)}}
+    result = arms(tmp_path, {**same, "gqa": {"exact_match": scored(BEFORE)}}, {**same, **gained})
     found = row(result, "gqa")
-    assert found.p_holm == pytest.approx(10 * found.p)
+    assert found.p == pytest.approx(mcnemar_exact(15, 5)) and found.p < 0.05
+    assert found.p_holm == pytest.approx(10 * found.p) and found.verdict == "not significant"
+    assert row(result, "task0").verdict == "equal" and row(result, "task0").interval_95 == (0, 0)
     assert any("10 headline numbers were tested" in note for note in result.scores.notes)
+    alone = row(arms(tmp_path / "2", {"gqa": {"exact_match": scored(BEFORE)}}, gained), "gqa")
+    assert alone.verdict == "better" and alone.p_holm == alone.p
+
+
+def test_equal_numbers_of_different_answers_are_not_called_equal(tmp_path) -> None:
+    result = arms(tmp_path, {"gqa": {"exact_match": scored(BEFORE)}}, {"gqa": {"exact_match": scored(BEFORE[::-1])}})
+    found = row(result, "gqa")
+    assert found.change == 0 and found.interval_95[0] < -10 and found.interval_95[1] > 10
+    assert found.verdict == "not significant"
+    unlogged = {"gqa": {"exact_match": (0.5, None)}}
+    assert row(arms(tmp_path / "2", unlogged, unlogged), "gqa").verdict == "n/a"
 
 
 def test_seeds(tmp_path) -> None:
