@@ -75,7 +75,7 @@ def write_lmms(
     *,
     layout: str = "0.3",
     date: str = "20260101_120000",
-    model: str = "checkpoints__model",
+    model: str = "llava-v1.5-7b",
     limit: float | None = None,
     questions: int | None = None,
     ocr: bool = False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
-from ..kit.published_scores import published_scores, published_task
+from ..kit.published_scores import published_model, published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
 from .score_rows import LEVEL, QUESTIONS, ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, MISSING, check_condition
@@ -76,6 +76,7 @@ def _compare_harness(
 ) -> list[ScoreRow]:
     rows = []
     runs = [run for arm in arms for run in arm]
+    model = published_model(run.model for run in runs)
     refused: dict[str, None] = {}  # one line per reason, not one per metric
     for key in dict.fromkeys(key for run in runs for key in run.scores if key.harness == harness):
         without = [run for run in runs if key not in run.scores]
@@ -89,8 +90,14 @@ def _compare_harness(
         if reason:
             refused[f"{reason}."] = None
         else:
-            rows.append(_row(key, baseline, vista, pairing, arms[1][0].model))
+            rows.append(_row(key, baseline, vista, pairing, model))
     result.not_compared += refused
+    if model is None and any(published_task(ScoreKey(harness, row.task, row.metric)) for row in rows):
+        names = ", ".join(dict.fromkeys(run.model for run in runs))
+        result.notes.append(
+            "No published numbers are shown: they are of LLaVA-1.5-7B and TinyLLaVA-Phi-2, and the evaluated models are "
+            f"not one of the two by their names ({names})."
+        )
     return rows
 
 
@@ -113,7 +120,9 @@ def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) 
     return None
 
 
-def _row(key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str) -> ScoreRow:
+def _row(
+    key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str | None
+) -> ScoreRow:
     first = baseline[0]
     published = published_task(key)
     if published is not None:
@@ -153,9 +162,11 @@ def _row(key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], pairi
 
 def _choose_headline(rows: Sequence[ScoreRow]) -> None:
     """Make the number that was published for a task its headline; else it stays what its harness lists first."""
-    if any(row.published for row in rows):
-        for row in rows:
-            row.main = row.published is not None
+    keys = [ScoreKey(row.harness, row.task, row.metric) for row in rows]
+    published = [published_task(key) is not None for key in keys]
+    if any(published):
+        for row, is_published in zip(rows, published, strict=True):
+            row.main = is_published
 
 
 def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> list[ScoreRow]:

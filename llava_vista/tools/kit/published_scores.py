@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from .evaluation_scores import LMMS_EVAL, ScoreKey
@@ -20,16 +22,24 @@ def published_task(key: ScoreKey) -> dict[str, Any] | None:
     return next((entry for entry in entries if (entry["task"], entry["metric"]) == (key.task, metric)), None)
 
 
-def published_scores(key: ScoreKey, model: str) -> dict[str, Any] | None:
+def published_model(names: Iterable[str]) -> str | None:
+    """Return the released model that all of these are, by their names (paths of checkpoints), or None."""
+    found = set()
+    for name in names:
+        letters = re.sub(r"[^a-z0-9]", "", name.lower())
+        found.add(next((model for model, form in _RELEASE["models"].items() if re.search(form, letters)), None))
+    return found.pop() if len(found) == 1 else None
+
+
+def published_scores(key: ScoreKey, model: str | None) -> dict[str, Any] | None:
     """Return ``name``, ``model``, ``baseline``, ``l2``, ``cosine`` and ``note`` (may be None) of a task, or None.
 
-    They are TinyLLaVA's where the name of the evaluated model says so, else LLaVA-1.5-7B's.
+    ``model`` is a `published_model`: the numbers of another one would say nothing about it.
     """
     task = published_task(key)
-    if task is None:
+    if task is None or model is None:
         return None
-    name = "TinyLLaVA" if "tinyllava" in model.lower().replace("-", "") else "LLaVA-1.5-7B"
-    return {"name": task["name"], "model": name, **task["scores"][name], "note": task.get("note")}
+    return {"name": task["name"], "model": model, **task["scores"][model], "note": task.get("note")}
 
 
 def published_tasks() -> list[str]:

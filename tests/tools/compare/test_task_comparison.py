@@ -67,10 +67,33 @@ def test_generations_of_lmms_eval_are_not_mixed(tmp_path) -> None:
     assert "gqa: lmms-eval generation is 0.3 in the baseline, 0.7 with VISTA" in result.scores.not_compared[0]
 
 
-def test_tinyllava_has_its_own_published_numbers(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [
+        ("tiny-llava-phi-2-siglip-so400m-patch14-384-base-finetune", 61.20),
+        ("tinyllava__TinyLLaVA-Phi-2-SigLIP-3.1B", 61.20),
+        ("liuhaotian__llava-v1.5-7b", 62.00),
+        ("llava_1.5_7b-vista", 62.00),
+        ("llava-v1.5-13b", None),
+        ("llava-v1.5-7b-lora", None),
+        ("llava-v1.6-vicuna-7b", None),
+        ("TinyLLaVA-0.55B-Qwen2-SigLIP", None),
+        ("runs__finetune", None),
+    ],
+)
+def test_published_numbers_are_of_the_model_that_was_run(tmp_path, model, published) -> None:
+    task = {"gqa": {"exact_match": scored(BEFORE), "other": (0.3, None)}}
+    result = arms(tmp_path, task, task, model=model)
+    found = row(result, "gqa", "exact_match")
+    assert (found.published and found.published["baseline"]) == published
+    assert found.main and not row(result, "gqa", "other").main  # the headline stays what was published
+    assert any("No published numbers are shown" in note for note in result.scores.notes) == (published is None)
+
+
+def test_published_numbers_of_two_models_are_not_shown(tmp_path) -> None:
     task = {"gqa": {"exact_match": scored(BEFORE)}}
-    result = arms(tmp_path, task, task, model="tinyllava__TinyLLaVA-Phi-2-SigLIP-3.1B")
-    assert row(result, "gqa").published["baseline"] == 61.20
+    result = arms(tmp_path, task, task, after_model="tinyllava-phi-2")
+    assert row(result, "gqa").published is None
 
 
 @pytest.mark.parametrize(
@@ -395,7 +418,7 @@ def test_evaluations_are_paired_by_recorded_seed(tmp_path) -> None:
     half = 4.30265 * 0.1 / 3**0.5
     assert found.interval_95 == pytest.approx((1 - half, 1 + half), rel=1e-5)
     assert found.test == "paired t over seeds" and [run.seed for run in result.training.vista] == [1, 2, 3]
-    other = compare([f"{folder}/checkpoints__model" for folder in baseline],
+    other = compare([f"{folder}/llava-v1.5-7b" for folder in baseline],
                     runs("c", {}, {4: 0.709, 5: 0.51, 6: 0.611}))  # fmt: skip
     assert row(other, "gqa").test == "paired t over seeds, in the order named"  # the baseline's are not recorded here
     assert "Welch" in row(compare(baseline, runs("d", {}, {4: 0.709, 5: 0.51, 6: 0.611})), "gqa").test
@@ -409,7 +432,7 @@ def test_the_newest_of_two_results_counts_and_two_models_are_refused(tmp_path) -
     assert row(compare([str(folder)], [str(vista)]), "gqa").change == 0
     write_lmms(folder, new, model="another")
     result = compare([str(folder)], [str(vista)])
-    assert any("several models (another, checkpoints__model)" in problem for problem in result.problems)
+    assert any("several models (another, llava-v1.5-7b)" in problem for problem in result.problems)
     inside = folder / "another"
     assert row(compare([str(inside)], [str(vista)]), "gqa").change == 0
 
