@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ...errors import CompareError
 
 if TYPE_CHECKING:
     from .comparison import Comparison
 
-SUFFIXES = (".html", ".md", ".json")
+REPORTS, FIGURES = (".html", ".md", ".json"), (".png", ".pdf", ".svg")
 _FORM = "llava-vista compare BASELINE VISTA, or with several runs (seeds) per arm --baseline A1 A2 --vista B1 B2"
 
 
@@ -32,19 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "evaluation scripts; what both arms have is compared. Exit code: 0 when everything could be compared, 1 "
         "when something could not, or when more than VISTA differs, 2 for a mistake in the command."
     )
-    parser.add_argument("folders", nargs="*", metavar="BASELINE VISTA", help="the two directories")
-    parser.add_argument("--baseline", nargs="+", default=[], metavar="DIR", help="one directory per baseline run")
-    parser.add_argument(
-        "--vista", nargs="+", default=[], metavar="DIR", help="one per run with VISTA, in the same order"
+    add = parser.add_argument
+    add("folders", nargs="*", metavar="BASELINE VISTA", help="the two directories")
+    add("--baseline", nargs="+", default=[], metavar="DIR", help="one directory per baseline run")
+    add(
+        "--vista",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="one per run with VISTA; seeds that are recorded are paired",
     )
-    parser.add_argument(
-        "--output",
+    add(
+        *("-o", "--output"),
         action="append",
         default=[],
         type=Path,
         metavar="FILE",
-        help="also write the report to FILE.html (with figures), FILE.md or FILE.json; may be given several times",
+        help="also write the report to FILE.html (with figures), FILE.md or FILE.json, or its figures to FILE-*.png, "
+        ".pdf or .svg; may be given several times",
     )
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="print the first sentences of the report only")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,20 +74,22 @@ def run(args: argparse.Namespace) -> int:
 
     baseline, vista = _arms(args)
     for path in args.output:
-        _check_output(path)
+        if path.suffix.lower() not in REPORTS + FIGURES:
+            raise CompareError(f"--output {path}: the suffix must be one of {', '.join(REPORTS + FIGURES)}.")
     comparison = compare(baseline, vista)
-    files = {path: _render(comparison, path.suffix.lower()) for path in args.output}
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
-    print(to_text(build_report(comparison)))
-    for path in files:
-        print(f"\nwritten: {path}")
+    files = {name: content for path in args.output for name, content in _render(comparison, path).items()}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        print(f"written: {path}", file=sys.stderr)
+    if args.json:
+        print(_json(comparison))
+    else:
+        print("\n".join(comparison.headlines()) if args.quiet else to_text(build_report(comparison)))
     return 0 if comparison.is_complete else 1
 
 
 def _arms(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    from ...errors import CompareError
-
     if args.folders and (args.baseline or args.vista):
         raise CompareError(f"name the directories in one way only: {_FORM}.")
     if args.folders and len(args.folders) != 2:
@@ -87,23 +100,24 @@ def _arms(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     return baseline, vista
 
 
-def _check_output(path: Path) -> None:
-    from ...errors import CompareError
-
-    if path.suffix.lower() not in SUFFIXES:
-        raise CompareError(f"--output {path}: the suffix must be one of {', '.join(SUFFIXES)}.")
-    if not path.parent.is_dir():
-        raise CompareError(f"--output {path}: there is no folder {path.parent}.")
-
-
-def _render(comparison: Comparison, suffix: str) -> str:
+def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
+    """Return the files that an ``--output`` asks for: a report, or each figure under a name of its own."""
     from ..kit.rendering import to_html, to_markdown
+    from .comparison_figures import draw_figures
     from .comparison_report import build_report
 
+    suffix = path.suffix.lower()
+    if suffix in FIGURES:
+        figures = draw_figures(comparison, suffix[1:])
+        return {path.with_name(f"{path.stem}-{name.replace(' ', '-')}{suffix}"): data for name, data in figures.items()}
     if suffix == ".json":
-        return json.dumps(comparison.to_dict(), indent=2) + "\n"
-    if suffix == ".md":
-        return to_markdown(build_report(comparison))
-    from .comparison_figures import draw_figures
+        text = _json(comparison) + "\n"
+    elif suffix == ".md":
+        text = to_markdown(build_report(comparison))
+    else:
+        text = to_html(build_report(comparison), draw_figures(comparison), "llava-vista compare")
+    return {path: text.encode("utf-8")}
 
-    return to_html(build_report(comparison), draw_figures(comparison), "llava-vista compare")
+
+def _json(comparison: Comparison) -> str:
+    return json.dumps(comparison.to_dict(), indent=2)

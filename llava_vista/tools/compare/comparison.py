@@ -37,8 +37,8 @@ class Comparison:
         """What both arms have, or one of them, and could not be compared."""
         return [*(self.training.not_compared if self.training is not None else ()), *self.scores.not_compared]
 
-    def headline(self) -> str:
-        """Return what the report is about, and whether it is a comparison at all."""
+    def headlines(self) -> list[str]:
+        """Return what the report is about, whether it is a comparison at all, and the outcome."""
         parts = []
         if self.training is not None:
             counts = f"trainings ({len(self.training.baseline)} and {len(self.training.vista)} runs)"
@@ -48,15 +48,22 @@ class Comparison:
         left = len(self.not_compared) + len(self.problems)
         if left:
             parts.append(f"{left} thing{'s' if left > 1 else ''} that could not be compared (named at the end)")
-        return f"Baseline against VISTA: {', '.join(parts) or 'nothing to compare'}."
+        about = f"Baseline against VISTA: {', '.join(parts) or 'nothing to compare'}."
+        outcome = self.scores.outcome() if self.is_comparable else ""
+        return [about, outcome] if outcome else [about]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
         return {
             "llava_vista": __version__,
+            "headlines": self.headlines(),
             "comparable": self.is_comparable,
             "complete": self.is_complete,
             "training": None if self.training is None else self.training.to_dict(),
+            "evaluations": {
+                name: [run.to_dict() for run in arm]
+                for name, arm in zip(("baseline", "vista"), self.scores.arms, strict=True)
+            },
             "scores": [row.to_dict() for row in self.scores.rows],
             "not_compared": self.not_compared,
             "problems": self.problems,

@@ -13,13 +13,16 @@ from .task_comparison import AVERAGE, ScoreComparison
 from .training_comparison import ARMS, TrainingComparison, describe_vista, summarize_terms
 from .training_conditions import SAME, UNKNOWN
 
+#: Values of conditions that say nothing.
+_NOTHING = ("", "None", "null", "{}")
 #: The name of the training's figure; an evaluation's has the name of its harness.
 CURVES = "curves"
 
 
 def build_report(comparison: Comparison) -> Report:
     """Return the whole report."""
-    report = Report([Heading("llava-vista compare", 1), Line(PLAIN, comparison.headline())])
+    report = Report([Heading("llava-vista compare", 1)])
+    report.add_lines(PLAIN, comparison.headlines())
     if comparison.training is not None:
         _add_training(report, comparison.training)
     _add_scores(report, comparison.scores)
@@ -71,6 +74,15 @@ def _add_scores(report: Report, scores: ScoreComparison) -> None:
         main = scores.headline_rows(harness)
         other = [row for row in rows if row not in main]
         report.add(Heading(f"Evaluation: {harness}"))
+        for name, arm in zip(ARMS, scores.arms, strict=True):
+            runs = [run for run in arm if any(key.harness == harness for key in run.scores)]
+            described = (f"{run.folder} ({', '.join(filter(None, (run.model, run.date)))})" for run in runs)
+            report.add(Line(PLAIN, f"{name}: {'; '.join(described)}"))
+        same = ", ".join(
+            f"{name} {value}" for name, value in scores.conditions[harness].items() if value not in _NOTHING
+        )
+        if same:
+            report.add(Line(OK, f"the same for all of these tasks: {same}."))
         if main:
             report.add(_score_table(main))
         if other:

@@ -6,18 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..kit.statistics import Paired
 
-
-class SeededRun(Protocol):
-    @property
-    def seed(self) -> int | None: ...
-
-
-Run = TypeVar("Run", bound=SeededRun)
 
 #: A change is significant below this p.
 LEVEL = 0.05
@@ -122,15 +115,14 @@ class ScoreRow:
         return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
 
 
-def pair_by_seed(baseline: Sequence[Run], vista: Sequence[Run]) -> tuple[list[Run], str | None]:
-    """Put the runs of the second arm into the order of the first one's seeds.
+def pair_by_seed(baseline: Sequence[Any], vista: Sequence[Any]) -> tuple[list[Any], str | None]:
+    """Put the runs of the second arm (with a ``seed`` each) into the order of the first one's seeds.
 
     Returns:
         The runs, and how they are paired, as an addition to the test's name. None when they cannot be paired: their
         recorded seeds or their numbers differ. Where a seed is not recorded, they are paired as they were named.
     """
-    seeds = [run.seed for run in baseline]
-    others = [run.seed for run in vista]
+    seeds, others = [run.seed for run in baseline], [run.seed for run in vista]
     if None in (*seeds, *others):
         return list(vista), ", in the order named" if len(baseline) == len(vista) else None
     if Counter(seeds) != Counter(others):

@@ -31,8 +31,13 @@ _MME_POINTS = 20
 
 @dataclass
 class ScoreComparison:
-    """Rows of what could be compared, the rest by name, and what a reader should know."""
+    """Rows of what could be compared, the rest by name, and what a reader should know.
 
+    ``conditions`` has, by harness, what was recorded and is the same for all of its compared tasks.
+    """
+
+    arms: tuple[Sequence[EvaluationRun], Sequence[EvaluationRun]]
+    conditions: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: list[ScoreRow] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -45,13 +50,29 @@ class ScoreComparison:
     def harnesses(self) -> list[str]:
         return list(dict.fromkeys(row.harness for row in self.rows))
 
+    def outcome(self) -> str:
+        """Return the verdicts on the headline numbers in a sentence, "" when none was tested."""
+        rows = [row for row in self.headline_rows() if row.main]
+        verdicts: dict[str, list[str]] = {}
+        for row in rows:
+            changed = f" {row.change:+.2f}" if row.is_significant else ""
+            verdicts.setdefault(row.verdict, []).append(f"{row.task}{changed}")
+        untested = len(verdicts.pop("n/a", []))
+        listed = [
+            f"{len(names)} {verdict}"
+            + (f" ({', '.join(names)})" if verdict not in ("equal", "not significant") else "")
+            for verdict, names in verdicts.items()
+        ]
+        tested = f"Of {len(rows) - untested} tested headline numbers: {', '.join(listed)}."
+        return "" if not listed else tested + (f" {untested} could not be tested." if untested else "")
+
     def count_tasks(self) -> int:
         return len({(row.harness, row.task) for row in self.rows if row.task != AVERAGE})
 
 
 def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[EvaluationRun]) -> ScoreComparison:
     """Compare what was evaluated in both arms, harness by harness."""
-    result = ScoreComparison()
+    result = ScoreComparison((baseline, vista))
     for harness in dict.fromkeys(key.harness for run in (*baseline, *vista) for key in run.scores):
         arms = [[run for run in arm if any(key.harness == harness for key in run.scores)] for arm in (baseline, vista)]
         if not all(arms):
@@ -63,6 +84,14 @@ def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[Evaluation
             continue
         arms[1], pairing = pair_by_seed(*arms)
         rows = _compare_harness(harness, arms, pairing, result)
+        compared = [
+            score.conditions for key, score in arms[0][0].scores.items() if key.task in {row.task for row in rows}
+        ]
+        result.conditions[harness] = {
+            name: value
+            for name, value in (compared[0] if compared else {}).items()
+            if all(conditions.get(name) == value for conditions in compared)
+        }
         for task in dict.fromkeys(row.task for row in rows):
             _choose_headline([row for row in rows if row.task == task])
         result.rows += rows
@@ -95,8 +124,8 @@ def _compare_harness(
     if model is None and any(published_task(ScoreKey(harness, row.task, row.metric)) for row in rows):
         names = ", ".join(dict.fromkeys(run.model for run in runs))
         result.notes.append(
-            "No published numbers are shown: they are of LLaVA-1.5-7B and TinyLLaVA-Phi-2, and the evaluated models are "
-            f"not one of the two by their names ({names})."
+            "No published numbers are shown: they are of LLaVA-1.5-7B and TinyLLaVA-Phi-2, and the evaluated models "
+            f"are not one of the two by their names ({names})."
         )
     return rows
 

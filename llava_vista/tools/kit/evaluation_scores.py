@@ -67,5 +67,10 @@ class EvaluationRun:
     folder: Path
     model: str = ""
     seed: int | None = None
+    date: str = ""
     scores: dict[ScoreKey, Score] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was evaluated, and when, as plain values."""
+        return {"folder": str(self.folder), "model": self.model, "seed": self.seed, "date": self.date}

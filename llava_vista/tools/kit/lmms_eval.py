@@ -53,12 +53,7 @@ _MODEL_NAMES = (
 )
 #: Parts of a task's configuration that change its questions or answers.
 _TASK_SETTINGS = (
-    "dataset_path",
-    "dataset_name",
-    "test_split",
-    "generation_kwargs",
-    "lmms_eval_specific_kwargs",
-    "description",
+    *("dataset_path", "dataset_name", "test_split", "generation_kwargs", "lmms_eval_specific_kwargs", "description"),
     "repeats",
 )
 
@@ -88,6 +83,7 @@ def read_lmms_eval(folder: Path) -> EvaluationRun | None:
         return run
     for path, content in contents.items():
         run.model = str(content.get("model_name") or _part(content, "config").get("model_args") or run.model)
+        run.date = str(content.get("date") or "")
         run.seed = recorded_seed(folder, path.parent, Path(run.model))
         for task, values in content["results"].items():
             if isinstance(values, dict):

@@ -79,8 +79,7 @@ def test_groups_of_runs(tmp_path, capsys) -> None:
         (["compare", "{a}", "--baseline", "{b}", "--vista", "{b}"], "in one way only"),
         (["compare", "--baseline", "{a}"], "name a baseline and a VISTA run"),
         (["compare", "{a}", "nowhere"], "nowhere does not exist"),
-        (["compare", "{a}", "{b}", "--output", "report.pdf"], "suffix must be one of .html, .md, .json"),
-        (["compare", "{a}", "{b}", "--output", "no/such/report.md"], "there is no folder no/such"),
+        (["compare", "{a}", "{b}", "-o", "report.doc"], "suffix must be one of .html, .md, .json, .png, .pdf, .svg"),
     ],
 )
 def test_mistakes_in_the_command(tmp_path, capsys, words, message) -> None:
@@ -111,6 +110,57 @@ def test_json_and_markdown(tmp_path, capsys) -> None:
     head = next(index for index, line in enumerate(lines) if line.startswith("| task | metric | unit | n |"))
     assert re.fullmatch(r"\|( -+:? \|)+", lines[head + 1])
     assert lines[head].count("|") == lines[head + 1].count("|") == lines[head + 2].count("|")
+
+
+def test_json_on_the_terminal_and_the_first_sentences_only(tmp_path, capsys) -> None:
+    folders = both(tmp_path)
+    path = tmp_path / "a" / "folder" / "r.md"
+    assert cli.main(["compare", *folders, "--json", "-o", str(path)]) == 0
+    out, err = capsys.readouterr()
+    content = json.loads(out)
+    assert content["evaluations"]["vista"][0]["date"] == "20260101_120000" and f"written: {path}" in err
+    assert cli.main(["compare", *folders, "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines() == content["headlines"] == [
+        "Baseline against VISTA: trainings (1 and 1 runs), 2 evaluated tasks.",
+        "Of 1 tested headline numbers: 1 better (gqa +10.00). 1 could not be tested.",
+    ]  # fmt: skip
+    markdown = path.read_text()
+    assert all(sentence in markdown for sentence in content["headlines"])
+    assert f"baseline: {folders[0]} (x/llava-v1.5-7b, 20260101_120000)" in markdown
+    assert "the same for all of these tasks: lmms-eval generation 0.3, model wrapper llava, limit none" in markdown
+
+
+def test_every_number_of_the_markdown_is_in_the_json(tmp_path, capsys) -> None:
+    paths = [tmp_path / "r.json", tmp_path / "r.md"]
+    assert cli.main(["compare", *both(tmp_path), *(word for path in paths for word in ("-o", str(path)))]) == 0
+
+    def numbers(value: object) -> list[float]:
+        if isinstance(value, dict):
+            return [number for item in value.values() for number in numbers(item)]
+        if isinstance(value, list):
+            return [number for item in value for number in numbers(item)]
+        return [float(value)] if isinstance(value, (int, float)) else []
+
+    known = numbers(json.loads(paths[0].read_text()))
+    cells = [cell.strip() for line in paths[1].read_text().splitlines() if line.startswith("| ")
+             for cell in line.split("|")[4:-2]]  # fmt: skip
+    checked = 0
+    for text in re.findall(r"[-+]?\d+\.\d+%?", " ".join(cells)):
+        digits = len(text.rstrip("%").partition(".")[2])
+        scale = 100 if text.endswith("%") else 1
+        assert any(abs(scale * number - float(text.rstrip("%"))) <= 0.51 * 10**-digits for number in known), text
+        checked += 1
+    assert checked > 15
+
+
+def test_figures_as_files_of_their_own(tmp_path, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    words = [word for kind in ("png", "pdf") for word in ("-o", str(tmp_path / "new" / f"r.{kind}"))]
+    assert cli.main(["compare", *both(tmp_path), *words]) == 0
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF"}
+    files = sorted((tmp_path / "new").iterdir())
+    assert [file.name for file in files] == ["r-curves.pdf", "r-curves.png", "r-lmms-eval.pdf", "r-lmms-eval.png"]
+    assert all(file.read_bytes().startswith(begins[file.suffix[1:]]) for file in files)
 
 
 def test_html_holds_everything_in_one_file(tmp_path, capsys) -> None:
