@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +110,8 @@ def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
     suffix = path.suffix.lower()
     if suffix in FIGURES:
         figures = draw_figures(comparison, suffix[1:])
-        return {path.with_name(f"{path.stem}-{name.replace(' ', '-')}{suffix}"): data for name, data in figures.items()}
+        names = {name: re.sub(r"[^a-z]+", "-", name.lower()) for name in figures}
+        return {path.with_name(f"{path.stem}-{names[name]}{suffix}"): data for name, data in figures.items()}
     if suffix == ".json":
         text = _json(comparison) + "\n"
     elif suffix == ".md":

@@ -113,13 +113,8 @@ def bootstrap_interval(paired: Paired, resamples: int = RESAMPLES) -> tuple[floa
     def draw(rows: Array, counts: Array, size: int) -> Array:
         return _sums(generator.multinomial(counts.sum(), counts / counts.sum(), size=size), rows)
 
-    return percentile_interval(_differences(paired, draw, resamples))
-
-
-def percentile_interval(resampled: Sequence[float] | Array) -> tuple[float, float]:
-    """Return the central 95% of resampled values; NaN is left out."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail])
+    low, high = np.nanpercentile(_differences(paired, draw, resamples), [tail, 100 - tail])
     return float(low), float(high)
 
 
