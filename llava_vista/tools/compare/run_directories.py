@@ -28,11 +28,13 @@ def read_arm(name: str, folders: Sequence[str]) -> Arm:
     """Read every directory named for an arm.
 
     Raises:
-        CompareError: one is not a directory.
+        CompareError: one is not a directory, or is named twice.
     """
     arm = Arm(name)
-    for text in folders:
+    for position, text in enumerate(folders):
         folder = Path(text).expanduser()
+        if folder.resolve() in [Path(other).expanduser().resolve() for other in folders[:position]]:
+            raise CompareError(f"{text} is named twice for the {name} arm; name each run once.")
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
             raise CompareError(

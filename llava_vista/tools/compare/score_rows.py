@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..kit.statistics import Paired
 
-
 #: A change is significant below this p.
 LEVEL = 0.05
 SEEDS, QUESTIONS = "seeds", "questions"
@@ -21,7 +20,7 @@ _IN_JSON = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class ScoreRow:
     """A number of both arms, one value per run, in ``unit``.
 

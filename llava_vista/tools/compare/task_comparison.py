@@ -84,16 +84,13 @@ def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[Evaluation
             continue
         arms[1], pairing = pair_by_seed(*arms)
         rows = _compare_harness(harness, arms, pairing, result)
-        compared = [
-            score.conditions for key, score in arms[0][0].scores.items() if key.task in {row.task for row in rows}
-        ]
+        tasks = {row.task for row in rows}
+        compared = [score.conditions for key, score in arms[0][0].scores.items() if key.task in tasks]
         result.conditions[harness] = {
             name: value
-            for name, value in (compared[0] if compared else {}).items()
-            if all(conditions.get(name) == value for conditions in compared)
+            for name, value in next(iter(compared), {}).items()
+            if all(of.get(name) == value for of in compared)
         }
-        for task in dict.fromkeys(row.task for row in rows):
-            _choose_headline([row for row in rows if row.task == task])
         result.rows += rows
         result.rows += _average(harness, [row for row in rows if row.main and row.unit == "%"], pairing)
     _adjust(result)
@@ -121,7 +118,12 @@ def _compare_harness(
         else:
             rows.append(_row(key, baseline, vista, pairing, model))
     result.not_compared += refused
-    if model is None and any(published_task(ScoreKey(harness, row.task, row.metric)) for row in rows):
+    # A task's headline is the number that was published for it; else it stays what its harness lists first.
+    published = {row: published_task(ScoreKey(harness, row.task, row.metric)) is not None for row in rows}
+    for row in rows:
+        if any(is_published for other, is_published in published.items() if other.task == row.task):
+            row.main = published[row]
+    if model is None and any(published.values()):
         names = ", ".join(dict.fromkeys(run.model for run in runs))
         result.notes.append(
             "No published numbers are shown: they are of LLaVA-1.5-7B and TinyLLaVA-Phi-2, and the evaluated models "
@@ -187,15 +189,6 @@ def _row(
     if row.published and row.published["note"]:
         row.notes.append(f"published {row.published['name']}: {row.published['note']}.")
     return row
-
-
-def _choose_headline(rows: Sequence[ScoreRow]) -> None:
-    """Make the number that was published for a task its headline; else it stays what its harness lists first."""
-    keys = [ScoreKey(row.harness, row.task, row.metric) for row in rows]
-    published = [published_task(key) is not None for key in keys]
-    if any(published):
-        for row, is_published in zip(rows, published, strict=True):
-            row.main = is_published
 
 
 def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> list[ScoreRow]:

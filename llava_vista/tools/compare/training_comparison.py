@@ -118,13 +118,10 @@ def _refusals(
     elif kinds[0] == kinds[1]:
         reasons.append(f"VISTA does not differ: {kinds[0][0]} in both arms")
     for name, arm in zip(ARMS, (baseline, vista), strict=True):
-        folders = Counter(str(run.folder.resolve()) for run in arm)
         seeds = Counter(str(run.seed) for run in arm if run.seed is not None)
-        for what, counts in (("folder", folders), ("seed", seeds)):
-            repeated = [value for value, times in counts.items() if times > 1]
-            if repeated:
-                reasons.append(f"the {name} arm has the same {what} more than once: {', '.join(repeated)}")
-                break
+        repeated = [seed for seed, times in seeds.items() if times > 1]
+        if repeated:
+            reasons.append(f"the {name} arm has the same seed more than once: {', '.join(repeated)}")
     return reasons
 
 
