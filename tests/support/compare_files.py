@@ -8,8 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_vista.tools.compare.comparison import Comparison, compare
+from llava_vista.tools.compare.score_rows import ScoreRow
+
 #: What both generations of lmms-eval write as doc_hash: that of a field which they never fill.
 NULL_HASH = hashlib.sha256(b"null").hexdigest()
+
+
+#: Right and wrong answers to 100 questions: after has 15 gained and 5 lost.
+BEFORE = [1.0] * 50 + [0.0] * 50
+AFTER = [1.0] * 45 + [0.0] * 5 + [1.0] * 15 + [0.0] * 35
 
 
 def sha(text: str) -> str:
@@ -215,3 +223,23 @@ def write_llava(
         "Distribution: 1.42 (lower is better)\n"
     )
     return folder
+
+
+def scored(entries: list) -> tuple[float, list]:
+    return entry_mean(entries), entries
+
+
+def arms(tmp_path: Path, before: dict, after: dict, **options) -> Comparison:
+    """Both arms by lmms-eval; ``before_*`` and ``after_*`` options go to one of them."""
+    own = {side: {key[len(side) :]: value for key, value in options.items() if key.startswith(side)}
+           for side in ("before_", "after_")}  # fmt: skip
+    common = {key: value for key, value in options.items() if not key.startswith(("before_", "after_"))}
+    baseline = write_lmms(tmp_path / "base", before, **common, **own["before_"])
+    vista = write_lmms(tmp_path / "vista", after, **common, **own["after_"])
+    return compare([str(baseline)], [str(vista)])
+
+
+def row(result: Comparison, task: str, metric: str | None = None) -> ScoreRow:
+    found = [item for item in result.scores.rows if item.task == task and metric in (None, item.metric)]
+    assert len(found) == 1, [(item.task, item.metric) for item in result.scores.rows]
+    return found[0]
