@@ -18,13 +18,13 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     rm -rf "$env"
     "${PYTHON:-python3}" -m venv "$env"
     pip="$env/bin/python -m pip install --quiet --disable-pip-version-check"
-    common="pytest pytest-xdist hypothesis matplotlib"
+    common="pytest pytest-xdist hypothesis matplotlib scipy jinja2 packaging"
     echo "Installing environment $name into $env (a few minutes)"
     case $name in
       llava)
         # shellcheck disable=SC2086
         $pip setuptools wheel torch==2.13.0 transformers==4.37.2 accelerate==0.34.2 peft==0.10.0 sentencepiece einops==0.6.1 \
-          "numpy<2" pillow requests protobuf ruff==0.17.6 mypy==2.4.1 $common
+          "numpy<2" pillow requests protobuf ruff==0.17.6 mypy==2.4.1 import-linter $common
         # LLaVA's trainer imports deepspeed when it saves; built here, so that it finds the torch just installed
         $pip --no-build-isolation deepspeed==0.15.4 "numpy<2"
         # LLaVA's own requirements pin an old torch and serving packages that training does not need
@@ -36,8 +36,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
         ;;
       latest)
         # shellcheck disable=SC2086
-        $pip torch==2.13.0 transformers trl peft accelerate sentencepiece einops pillow protobuf triton $common
-        # triton: its interpreter runs the objective's kernels on a CPU.
+        $pip torch==2.13.0 transformers trl peft accelerate sentencepiece einops pillow protobuf import-linter $common
         # timm imports torchvision, which does not go with a CPU build of torch: the test of --tower puts a stand-in in
         # its place. What else timm needs (safetensors, huggingface_hub, pyyaml) is here.
         $pip --no-deps timm

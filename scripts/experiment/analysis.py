@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from settings import Run, read_run
 
-from llava_vista.tools.compare.stats import holm
+from llava_vista.tools.kit.statistics import holm
 
 Result = dict[str, Any]
 #: Two-sided 95% of Student's t by degrees of freedom.

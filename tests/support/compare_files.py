@@ -8,8 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_vista.tools.compare.comparison import Comparison, compare
+from llava_vista.tools.compare.score_rows import ScoreRow
+
 #: What both generations of lmms-eval write as doc_hash: that of a field which they never fill.
 NULL_HASH = hashlib.sha256(b"null").hexdigest()
+
+
+#: Right and wrong answers to 100 questions: after has 15 gained and 5 lost.
+BEFORE = [1.0] * 50 + [0.0] * 50
+AFTER = [1.0] * 45 + [0.0] * 5 + [1.0] * 15 + [0.0] * 35
 
 
 def sha(text: str) -> str:
@@ -75,15 +83,22 @@ def write_lmms(
     *,
     layout: str = "0.3",
     date: str = "20260101_120000",
-    model: str = "checkpoints__model",
+    model: str = "llava-v1.5-7b",
     limit: float | None = None,
     questions: int | None = None,
     ocr: bool = False,
     prompt: str = "What is in picture {}?",
     lower: Sequence[str] = (),
     filter_name: str = "none",
+    answer: str = "x",
+    config: Mapping[str, Any] | None = None,
+    task_config: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> Path:
-    """An output directory of lmms-eval: ``{task: {metric: (reported value, per-question entries)}}``."""
+    """An output directory of lmms-eval: ``{task: {metric: (reported value, per-question entries)}}``.
+
+    ``config`` and ``task_config`` change the run's and every task's configuration, ``changes`` the results file.
+    """
     place = folder / model
     place.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
@@ -104,19 +119,19 @@ def write_lmms(
         logged = {metric: entries for metric, (_, entries) in metrics.items() if entries is not None}
         if logged:
             lines = [
-                _line(layout, doc, prompt.format(doc), {metric: entries[doc] for metric, entries in logged.items()})
+                _line(layout, doc, prompt.format(doc), answer, {metric: of[doc] for metric, of in logged.items()})
                 for doc in range(count)
             ]
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (place / f"{date}_samples_{task}.jsonl").write_text(text)
-    config: dict[str, Any] = {"model": "llava", "model_args": f"pretrained=x/{model}", "limit": limit, "gen_kwargs": ""}
+    run: dict[str, Any] = {"model": "llava", "model_args": f"pretrained=x/{model}", "limit": limit, "gen_kwargs": ""}
     content: dict[str, Any] = {
         "results": results,
         "group_subtasks": {task: [] for task in tasks},
         "configs": {
             task: {
                 "task": task, "dataset_path": f"lmms-lab/{task}", "generation_kwargs": {"max_new_tokens": 16},
-                "lmms_eval_specific_kwargs": {"pre_prompt": "", "ocr": ocr},
+                "lmms_eval_specific_kwargs": {"pre_prompt": "", "ocr": ocr}, "repeats": 1, **(task_config or {}),
             }
             for task in tasks
         },
@@ -126,27 +141,28 @@ def write_lmms(
             task: {metric: metric not in lower for metric in metrics} for task, metrics in tasks.items()
         },
         "n-samples": sizes,
-        "config": config,
+        "config": run,
         "git_hash": "abc1234",
         "date": date,
     }  # fmt: skip
     if layout == "0.7":
-        config["offset"] = 0
+        run |= {"offset": 0, "model_backend": "lmms_eval.models.simple.llava.Llava (simple)"}
         content |= {"lmms_eval_version": "main@abc1234", "git_branch": "main", "usage": {}}
-    content |= {"model_source": "llava", "model_name": f"x/{model}", "system_instruction_sha": None}
+    run |= config or {}
+    content |= {"model_source": "llava", "model_name": f"x/{model}", "system_instruction_sha": None, **changes}
     (place / f"{date}_results.json").write_text(json.dumps(content, indent=2))
     return folder
 
 
-def _line(layout: str, doc: int, prompt: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _line(layout: str, doc: int, prompt: str, answer: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {"doc_id": doc, "target": f"answer {doc}", "doc_hash": NULL_HASH, "input": prompt}
     if layout == "0.3":
         line |= {
-            "doc": {"question": prompt}, "arguments": {"max_new_tokens": 16}, "resps": [["x"]],
-            "filtered_resps": ["x"], "prompt_hash": sha(prompt), "target_hash": sha(f"answer {doc}"),
+            "doc": {"question": prompt}, "arguments": {"max_new_tokens": 16}, "resps": [[answer]],
+            "filtered_resps": [answer], "prompt_hash": sha(prompt), "target_hash": sha(f"answer {doc}"),
         }  # fmt: skip
     else:
-        line |= {"filtered_resps": "x", "token_counts": [None]}
+        line |= {"filtered_resps": answer, "token_counts": [None]}
     return line | {key: value for key, value in metrics.items() if value is not None}
 
 
@@ -207,3 +223,23 @@ def write_llava(
         "Distribution: 1.42 (lower is better)\n"
     )
     return folder
+
+
+def scored(entries: list) -> tuple[float, list]:
+    return entry_mean(entries), entries
+
+
+def arms(tmp_path: Path, before: dict, after: dict, **options) -> Comparison:
+    """Both arms by lmms-eval; ``before_*`` and ``after_*`` options go to one of them."""
+    own = {side: {key[len(side) :]: value for key, value in options.items() if key.startswith(side)}
+           for side in ("before_", "after_")}  # fmt: skip
+    common = {key: value for key, value in options.items() if not key.startswith(("before_", "after_"))}
+    baseline = write_lmms(tmp_path / "base", before, **common, **own["before_"])
+    vista = write_lmms(tmp_path / "vista", after, **common, **own["after_"])
+    return compare([str(baseline)], [str(vista)])
+
+
+def row(result: Comparison, task: str, metric: str | None = None) -> ScoreRow:
+    found = [item for item in result.scores.rows if item.task == task and metric in (None, item.metric)]
+    assert len(found) == 1, [(item.task, item.metric) for item in result.scores.rows]
+    return found[0]

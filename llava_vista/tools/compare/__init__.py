@@ -1,22 +1,32 @@
-"""``llava-vista compare``: a baseline and a VISTA run side by side, their trainings and their evaluations.
+"""``llava-vista compare``: a baseline and a VISTA run compared, their trainings and their evaluations.
 
-arms        what lies in the named directories: training, lmms_eval, llava_eval
-settings    does anything but VISTA differ? curves: the trainings' numbers
-tasks       the evaluations, task by task; pairing: the questions behind the numbers; published: the authors' numbers
-stats       bootstrap, McNemar, permutation; student: t over seeds
-document    the report as blocks; render, figures and output put it into a form
+run_directories      what the named directories hold; llava_logs: the printed results of LLaVA's own scripts
+training_conditions  whether anything but VISTA differs; training_comparison: the trainings' numbers
+task_comparison      the evaluations, task by task; question_pairs: the questions behind the numbers
+score_rows           a number of both arms, with interval and test
+comparison_report    the report; comparison_figures: its figures
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ...errors import CompareError
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+
+REPORTS, FIGURES = (".html", ".md", ".json"), (".png", ".pdf", ".svg")
 _FORM = "llava-vista compare BASELINE VISTA, or with several runs (seeds) per arm --baseline A1 A2 --vista B1 B2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``llava-vista compare``."""
+    """Add the options of ``llava-vista compare``."""
     parser.usage = (
         "llava-vista compare BASELINE VISTA [--output FILE]\n"
         "       llava-vista compare --baseline DIR [DIR ...] --vista DIR [DIR ...] [--output FILE]"
@@ -26,36 +36,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "evaluation scripts; what both arms have is compared. Exit code: 0 when everything could be compared, 1 "
         "when something could not, or when more than VISTA differs, 2 for a mistake in the command."
     )
-    parser.add_argument("folders", nargs="*", metavar="BASELINE VISTA", help="the two directories")
-    parser.add_argument(
-        "--baseline", nargs="+", default=[], metavar="DIR", help="one directory per run of the baseline"
+    add = parser.add_argument
+    add("folders", nargs="*", metavar="BASELINE VISTA", help="the two directories")
+    add("--baseline", nargs="+", default=[], metavar="DIR", help="one directory per baseline run")
+    add(
+        "--vista",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="one per run with VISTA; seeds that are recorded are paired",
     )
-    parser.add_argument(
-        "--vista", nargs="+", default=[], metavar="DIR", help="one per run with VISTA, in the same order"
-    )
-    parser.add_argument(
-        "--output",
+    add(
+        *("-o", "--output"),
         action="append",
         default=[],
+        type=Path,
         metavar="FILE",
-        help="also write the report to FILE.html (with figures), FILE.md or FILE.json; may be given several times",
+        help="also write the report to FILE.html (with figures), FILE.md or FILE.json, or its figures to FILE-*.png, "
+        ".pdf or .svg; may be given several times",
     )
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--quiet", action="store_true", help="print the first sentences of the report only")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, and print the report.
+    """Compare, write the files of ``--output``, and print the report.
 
     Returns:
         0 when everything that was named could be compared, else 1.
+
+    Raises:
+        CompareError: a mistake in the command.
+        MissingExtraError: something that is needed is not installed. Nothing has been printed or written then.
     """
-    from pathlib import Path
-
-    from ...errors import CompareError
+    from ..kit.rendering import to_text
     from .comparison import compare
-    from .document import build
-    from .output import check_outputs, write
-    from .render import to_text
+    from .comparison_report import build_report
 
+    baseline, vista = _arms(args)
+    for path in args.output:
+        if path.suffix.lower() not in REPORTS + FIGURES:
+            raise CompareError(f"--output {path}: the suffix must be one of {', '.join(REPORTS + FIGURES)}.")
+    comparison = compare(baseline, vista)
+    files = {name: content for path in args.output for name, content in _render(comparison, path).items()}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        print(f"written: {path}", file=sys.stderr)
+    if args.json:
+        print(_json(comparison))
+    else:
+        print("\n".join(comparison.headlines()) if args.quiet else to_text(build_report(comparison)))
+    return 0 if comparison.is_complete else 1
+
+
+def _arms(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     if args.folders and (args.baseline or args.vista):
         raise CompareError(f"name the directories in one way only: {_FORM}.")
     if args.folders and len(args.folders) != 2:
@@ -63,14 +98,28 @@ def run(args: argparse.Namespace) -> int:
     baseline, vista = ([args.folders[0]], [args.folders[1]]) if args.folders else (args.baseline, args.vista)
     if not baseline or not vista:
         raise CompareError(f"name a baseline and a VISTA run: {_FORM}.")
-    outputs = [Path(text) for text in args.output]
-    check_outputs(outputs)
-    comparison = compare(baseline, vista)
-    blocks = build(comparison)
-    print(to_text(blocks))
-    for path in outputs:
-        note = write(comparison, blocks, path)
-        print(f"\nwritten: {path}")
-        if note:
-            print(note, file=sys.stderr)
-    return 0 if comparison.complete else 1
+    return baseline, vista
+
+
+def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
+    """Return the files that an ``--output`` asks for: a report, or each figure under a name of its own."""
+    from ..kit.rendering import to_html, to_markdown
+    from .comparison_figures import draw_figures
+    from .comparison_report import build_report
+
+    suffix = path.suffix.lower()
+    if suffix in FIGURES:
+        figures = draw_figures(comparison, suffix[1:])
+        names = {name: re.sub(r"[^a-z]+", "-", name.lower()) for name in figures}
+        return {path.with_name(f"{path.stem}-{names[name]}{suffix}"): data for name, data in figures.items()}
+    if suffix == ".json":
+        text = _json(comparison) + "\n"
+    elif suffix == ".md":
+        text = to_markdown(build_report(comparison))
+    else:
+        text = to_html(build_report(comparison), draw_figures(comparison), "llava-vista compare")
+    return {path: text.encode("utf-8")}
+
+
+def _json(comparison: Comparison) -> str:
+    return json.dumps(comparison.to_dict(), indent=2)

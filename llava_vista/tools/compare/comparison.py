@@ -7,80 +7,69 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
-from .arms import Arm, read_arm
-from .curves import TrainingComparison, compare_trainings, describe_vista, vista_summary
-from .published import source
-from .tasks import ScoreComparison, compare_scores
-from .training import TrainingRun
+from ..kit.published_scores import published_source
+from .run_directories import read_arm
+from .task_comparison import ScoreComparison, compare_scores
+from .training_comparison import ARMS, TrainingComparison, compare_trainings
 
 
 @dataclass
 class Comparison:
-    """What was compared, and what was not."""
+    """What was compared, and what was not. ``training`` is None when not both arms have trainings."""
 
-    arms: tuple[Arm, Arm]
     training: TrainingComparison | None
     scores: ScoreComparison
     problems: list[str]
 
     @property
-    def complete(self) -> bool:
-        """Everything that was named could be compared, and only VISTA differs."""
-        refused = self.training is not None and bool(self.training.refusals)
-        return not (refused or self.problems or self.scores.not_compared)
+    def is_comparable(self) -> bool:
+        """Whether nothing recorded but VISTA differs between the trainings."""
+        return self.training is None or not self.training.refusals
 
-    def headline(self) -> str:
-        """What the report is about, and whether it is a comparison at all."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was named could be compared, which is something, and only VISTA differs."""
+        rows = [*self.scores.rows, *(self.training.rows if self.training is not None else ())]
+        return bool(rows) and self.is_comparable and not self.problems and not self.not_compared
+
+    @property
+    def not_compared(self) -> list[str]:
+        """What both arms have, or one of them, and could not be compared."""
+        return [*(self.training.not_compared if self.training is not None else ()), *self.scores.not_compared]
+
+    def headlines(self) -> list[str]:
+        """Return what the report is about, whether it is a comparison at all, and the outcome."""
         parts = []
         if self.training is not None:
-            runs = len(self.training.baseline), len(self.training.vista)
-            parts.append(
-                "trainings that are NOT comparable"
-                if self.training.refusals
-                else f"trainings ({runs[0]} and {runs[1]} runs)"
-            )
+            counts = f"trainings ({len(self.training.baseline)} and {len(self.training.vista)} runs)"
+            parts.append(counts if self.is_comparable else "trainings that are NOT comparable")
         if self.scores.rows:
-            tasks = {(row.harness, row.task) for row in self.scores.rows if row.harness and row.task != "average"}
-            parts.append(f"{len(tasks)} evaluated tasks")
-        left = len(self.scores.not_compared) + len(self.problems)
+            parts.append(f"{self.scores.count_tasks()} evaluated tasks")
+        left = len(self.not_compared) + len(self.problems)
         if left:
             parts.append(f"{left} thing{'s' if left > 1 else ''} that could not be compared (named at the end)")
-        return f"Baseline against VISTA: {', '.join(parts) or 'nothing to compare'}."
+        about = f"Baseline against VISTA: {', '.join(parts) or 'nothing to compare'}."
+        outcome = self.scores.outcome() if self.is_comparable else ""
+        return [about, outcome] if outcome else [about]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the JSON report."""
+        """Return plain values for the JSON report."""
         return {
             "llava_vista": __version__,
-            "comparable": self.training is None or not self.training.refusals,
-            "complete": self.complete,
-            "training": None if self.training is None else _training_dict(self.training),
+            "headlines": self.headlines(),
+            "comparable": self.is_comparable,
+            "complete": self.is_complete,
+            "training": None if self.training is None else self.training.to_dict(),
+            "evaluations": {
+                name: [run.to_dict() for run in arm]
+                for name, arm in zip(("baseline", "vista"), self.scores.arms, strict=True)
+            },
             "scores": [row.to_dict() for row in self.scores.rows],
-            "not_compared": self.scores.not_compared,
+            "not_compared": self.not_compared,
             "problems": self.problems,
             "notes": self.scores.notes,
-            "published_source": source(),
+            "published_source": published_source(),
         }
-
-
-def _training_dict(training: TrainingComparison) -> dict[str, Any]:
-    def run(item: TrainingRun) -> dict[str, Any]:
-        series = {key: item.series(key) for key in ("ce_loss", "vista_loss", "vista_similarity")}
-        return {
-            "folder": str(item.folder),
-            "vista": describe_vista(item),
-            "seed": item.seed,
-            "curves": {key: {"steps": steps, "values": values} for key, (steps, values) in series.items() if steps},
-        }
-
-    return {
-        "refusals": training.refusals,
-        "notes": training.notes,
-        "settings": [vars(check) for check in training.checks],
-        "numbers": [row.to_dict() for row in training.rows],
-        "vista_terms": vista_summary(training.vista),
-        "baseline": [run(item) for item in training.baseline],
-        "vista": [run(item) for item in training.vista],
-    }
 
 
 def compare(baseline: Sequence[str], vista: Sequence[str]) -> Comparison:
@@ -88,13 +77,12 @@ def compare(baseline: Sequence[str], vista: Sequence[str]) -> Comparison:
 
     Raises:
         CompareError: one of them is not a directory.
+        MissingExtraError: a test needs the extra ``compare``.
     """
-    arms = read_arm("baseline", baseline), read_arm("VISTA", vista)
+    arms = [read_arm(name, folders) for name, folders in zip(ARMS, (baseline, vista), strict=True)]
     problems = [problem for arm in arms for problem in arm.problems]
-    training = None
-    if arms[0].trainings and arms[1].trainings:
-        training = compare_trainings(arms[0].trainings, arms[1].trainings)
-    for arm, other in (arms, arms[::-1]):
-        if arm.trainings and not other.trainings:
-            problems.append(f"there are trainings in the {arm.name} arm only, so they are not compared.")
-    return Comparison(arms, training, compare_scores(arms[0].evals, arms[1].evals), problems)
+    trained = [arm for arm in arms if arm.trainings]
+    if len(trained) == 1:
+        problems.append(f"there are trainings in the {trained[0].name} arm only, so they are not compared.")
+    training = compare_trainings(arms[0].trainings, arms[1].trainings) if len(trained) == 2 else None
+    return Comparison(training, compare_scores(arms[0].evaluations, arms[1].evaluations), problems)

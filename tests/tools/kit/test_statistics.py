@@ -8,18 +8,23 @@ import math
 import numpy as np
 import pytest
 
-from llava_vista.tools.compare.stats import (
+from llava_vista.tools.kit.statistics import (
     Paired,
     bootstrap_interval,
     holm,
     mcnemar_exact,
-    mean_of,
+    paired_t,
     paired_test,
     permutation_test,
+    welch_t,
 )
-from llava_vista.tools.compare.student import critical_value, incomplete_beta, seed_test, two_sided_p
 
 pytestmark = pytest.mark.environments("latest")
+
+
+def mean_of(baseline: list[float], changed: list[float]) -> Paired:
+    """A plain mean over questions."""
+    return Paired([np.stack([baseline, changed], axis=1)[..., None]], [1.0])
 
 
 @pytest.mark.parametrize(
@@ -39,43 +44,52 @@ def test_mcnemar_of_many_questions() -> None:
 @pytest.mark.parametrize(
     ("freedom", "critical"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (9, 2.26216), (30, 2.04227)]
 )
-def test_student_t_is_the_table_s(freedom: int, critical: float) -> None:
-    assert critical_value(freedom) == pytest.approx(critical, rel=1e-5)
-    assert two_sided_p(critical, freedom) == pytest.approx(0.05, rel=1e-4)
-    assert two_sided_p(-critical, freedom) == two_sided_p(critical, freedom)
+def test_paired_t_is_the_published_table_s(freedom: int, critical: float) -> None:
+    """Differences whose t is the tabulated 95% value: p is 0.05 and the interval begins at 0."""
+    values = np.arange(freedom + 1.0)
+    values = (values - values.mean()) / values.std(ddof=1)  # mean 0, standard deviation 1
+    result = paired_t(values + critical / math.sqrt(freedom + 1))
+    assert result.p == pytest.approx(0.05, rel=1e-4)
+    assert result.low == pytest.approx(0, abs=1e-5)
+    assert result.high == pytest.approx(2 * critical / math.sqrt(freedom + 1), rel=1e-5)
 
 
-def test_incomplete_beta_in_closed_form() -> None:
-    for x in (0.01, 0.3, 0.5, 0.9):
-        assert incomplete_beta(1, 1, x) == pytest.approx(x)
-        assert incomplete_beta(2, 3, x) == pytest.approx(6 * x**2 - 8 * x**3 + 3 * x**4)
-    assert two_sided_p(1.0, 1) == pytest.approx(0.5)  # Cauchy
-    assert two_sided_p(2.0, 2) == pytest.approx(1 - 2 / math.sqrt(6))
-
-
-def test_paired_t_over_seeds_by_hand() -> None:
-    result = seed_test([10.0, 12.0, 11.0], [11.0, 13.5, 11.5])
-    assert result is not None
-    # changes 1, 1.5, 0.5: mean 1, sd 0.5, t = 1 / (0.5 / sqrt 3)
-    assert result.difference == pytest.approx(1.0)
-    assert result.p == pytest.approx(two_sided_p(2 * math.sqrt(3), 2))
+def test_paired_t_in_closed_form() -> None:
+    """With one degree of freedom t is Cauchy, with two P(|T| > t) = 1 - t / sqrt(2 + t^2)."""
+    assert paired_t([0.0, 2.0]).p == pytest.approx(0.5)  # t = 1
+    result = paired_t([1.0, 1.5, 0.5])
+    # mean 1, sd 0.5, t = 1 / (0.5 / sqrt 3)
+    assert result.mean == pytest.approx(1.0) and result.name == "paired t"
+    assert result.p == pytest.approx(1 - 2 * math.sqrt(3) / math.sqrt(2 + 12))
     assert result.low == pytest.approx(1 - 4.30265 * 0.5 / math.sqrt(3), rel=1e-4)
-    assert "paired" in result.name
 
 
-def test_unequal_numbers_of_seeds_take_welch() -> None:
-    result = seed_test([10.0, 12.0, 11.0, 9.0], [13.0, 14.0])
-    assert result is not None and "Welch" in result.name
+def tail(t: float, freedom: float) -> float:
+    """P(|T| > t), integrated from Student's density after the substitution x = sqrt(v) tan(a)."""
+    angles = np.linspace(math.atan(t / math.sqrt(freedom)), math.pi / 2, 200_001)
+    log_norm = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(math.pi)
+    heights = np.cos(angles) ** (freedom - 1)
+    area = (heights[1:] + heights[:-1]).sum() * (angles[1] - angles[0]) / 2
+    return float(2 * math.exp(log_norm) * area)
+
+
+def test_welch_t_by_integration() -> None:
+    result = welch_t([10.0, 12.0, 11.0, 9.0], [13.0, 14.0])
+    assert "Welch" in result.name and result.mean == pytest.approx(3.0)
     # variances 5/3 and 1/2: error^2 = 5/12 + 1/4 = 2/3; freedom by Welch-Satterthwaite
     error, freedom = math.sqrt(2 / 3), (2 / 3) ** 2 / ((5 / 12) ** 2 / 3 + (1 / 4) ** 2 / 1)
-    assert result.p == pytest.approx(two_sided_p(3.0 / error, freedom))
+    assert result.p == pytest.approx(tail(3 / error, freedom), rel=1e-6)
+    assert tail((3 - result.low) / error, freedom) == pytest.approx(0.05, rel=1e-6)
+    assert result.high - 3 == pytest.approx(3 - result.low)
 
 
-def test_one_run_tells_nothing_about_seeds() -> None:
-    assert seed_test([1.0], [2.0]) is None
-    assert seed_test([1.0, 2.0], [2.0]) is None
-    same = seed_test([1.0, 1.0], [1.0, 1.0])
-    assert same is not None and same.p == 1.0
+def test_values_without_spread_or_without_a_second_one() -> None:
+    for single in (paired_t([1.0]), welch_t([1.0, 2.0], [2.0])):
+        assert math.isnan(single.p) and math.isnan(single.low)  # nothing is known about the noise
+    assert paired_t([0.0, 0.0]).p == 1.0
+    rounded = paired_t([0.3 - 0.1, 0.4 - 0.2, 0.5 - 0.3])  # equal but for rounding
+    assert rounded.p == 0.0 and rounded.low == rounded.high == pytest.approx(0.2)
+    assert welch_t([1.0, 1.0], [2.0, 2.5]).mean == pytest.approx(1.25)  # one arm without spread
 
 
 def test_bootstrap_is_that_of_a_literal_loop() -> None:
@@ -104,7 +118,7 @@ def test_permutation_test_is_the_exact_one() -> None:
     extreme = sum(abs(sum(s * c for s, c in zip(sign, changes, strict=True))) >= observed - 1e-12 for sign in signs)
     paired = mean_of([0.0] * len(changes), changes)
     assert permutation_test(paired) == pytest.approx(extreme / len(signs), abs=0.01)
-    assert not paired.binary()
+    assert not paired.is_binary()
 
 
 def test_permutation_test_of_a_ratio() -> None:

@@ -12,7 +12,8 @@ from compare_files import write_training
 from llava_vista.config import VistaConfig
 from llava_vista.hooks.run_record import run_record
 from llava_vista.tools.compare.comparison import Comparison, compare
-from llava_vista.tools.compare.settings import DIFFERS, SAME, UNKNOWN
+from llava_vista.tools.compare.training_conditions import DIFFERS, SAME, UNKNOWN
+from llava_vista.tools.kit.training_folder import read_training
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -40,12 +41,12 @@ def test_only_vista_differs(tmp_path) -> None:
     # the first step's cross-entropy is 0.5% lower, which rounding and kernels could not do
     assert "cross-entropy of the first step" in refusals(result)
     result = pair(tmp_path / "2", vista={"ce": [2.0, *(1.0 + 1.0 / (1 + s) - 0.01 for s in range(1, 40))]})
-    assert result.complete, refusals(result)
+    assert result.is_complete, refusals(result)
     assert set(statuses(result).values()) == {SAME}
     row = result.training.rows[0]
     assert row.change == pytest.approx(-0.01) and row.unit == "nats per token"
     assert row.baseline[0] == pytest.approx(sum(1 + 1 / (1 + s) for s in range(36, 40)) / 4)
-    assert row.p is None and row.verdict == "noise not known"
+    assert row.p is None and row.verdict == "n/a"
 
 
 def test_cross_entropy_is_not_the_sum(tmp_path) -> None:
@@ -72,7 +73,7 @@ def test_cross_entropy_is_not_the_sum(tmp_path) -> None:
 def test_a_difference_is_named_and_refused(tmp_path, baseline, named) -> None:
     result = pair(tmp_path, baseline=baseline)
     assert named in refusals(result)
-    assert not result.complete
+    assert not result.is_complete
     assert not result.training.rows  # no change is stated
     assert sum(status == DIFFERS for status in statuses(result).values()) == 1
 
@@ -108,7 +109,7 @@ def test_what_is_not_recorded_is_said(tmp_path) -> None:
     (before / "training_args.bin").write_bytes(b"\x80\x04this would be code")
     after = write_training(tmp_path / "vista", vista={}, arguments={})
     result = compare([str(before)], [str(after)])
-    assert result.complete
+    assert result.is_complete
     found = statuses(result)
     for name in ("seed", "data_path", "world_size", "gradient_accumulation_steps"):
         assert found[name] == UNKNOWN
@@ -122,7 +123,7 @@ def test_arms_that_are_swapped_or_the_same(tmp_path) -> None:
     assert "VISTA does not differ" in refusals(compare([str(vista)], [str(write_training(tmp_path / "c", vista={}))]))
     other = write_training(tmp_path / "d", vista={"method": "cosine"})
     result = compare([str(vista)], [str(other)])  # two settings of VISTA are a fair question
-    assert result.complete and any("two settings" in note for note in result.training.notes)
+    assert result.is_complete and any("two settings" in note for note in result.training.notes)
 
 
 def test_seeds(tmp_path) -> None:
@@ -133,10 +134,10 @@ def test_seeds(tmp_path) -> None:
     baseline = [run(f"a{seed}", OBSERVED, seed, shift) for seed, shift in ((0, 0.0), (1, 0.02), (2, -0.02))]
     vista = [run(f"b{seed}", {}, seed, shift) for seed, shift in ((0, -0.1), (1, -0.08), (2, -0.121))]
     result = compare(baseline, vista)
-    assert result.complete, refusals(result)
+    assert result.is_complete, refusals(result)
     row = result.training.rows[0]
     assert row.change == pytest.approx(-0.1003333)
-    assert row.test == "paired t over seeds" and row.stands_out and row.verdict == "lower"
+    assert row.test == "paired t over seeds" and row.is_significant and row.verdict == "lower"
     assert [item.seed for item in result.training.vista] == [0, 1, 2]
     assert "seed: seed is 0 / 1 in the baseline, 0 / 1 / 2" in refusals(compare(baseline[:2], vista))
     assert "same seed more than once" in refusals(
@@ -153,8 +154,8 @@ def test_noise_between_seeds_is_no_result(tmp_path) -> None:
             for seed, shift in enumerate(shifts)
         ])  # fmt: skip
     row = compare(*arms).training.rows[0]
-    assert row.stands_out is False and row.verdict == "within noise"
-    assert row.interval[0] < 0 < row.interval[1]
+    assert row.is_significant is False and row.verdict == "not significant"
+    assert row.interval_95[0] < 0 < row.interval_95[1]
 
 
 def test_the_newest_checkpoint_serves_when_the_top_has_none(tmp_path) -> None:
@@ -163,7 +164,7 @@ def test_the_newest_checkpoint_serves_when_the_top_has_none(tmp_path) -> None:
     old.mkdir()
     (old / "trainer_state.json").write_text("{}")
     result = compare([str(before)], [str(write_training(tmp_path / "b", vista={}))])
-    assert result.complete and len(result.training.baseline[0].log) == 40
+    assert result.is_complete and len(result.training.baseline[0].log) == 40
 
 
 def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
@@ -179,7 +180,7 @@ def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
     for named in (f"{empty} holds nothing to compare", f"{unfinished} has no trainer_state.json",
                   f"{path} is not complete JSON", "Did you mean one of its folders: finetune?"):  # fmt: skip
         assert named in problems
-    assert not result.complete
+    assert not result.is_complete
     broken = write_training(tmp_path / "broken")
     (broken / "config.json").write_text("{")
     result = compare([str(broken)], [good])
@@ -187,12 +188,77 @@ def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
     assert result.training is not None
 
 
-def test_values_that_are_not_finite_are_left_out(tmp_path) -> None:
-    before = write_training(tmp_path / "a", ce=[float("nan"), *[1.0] * 39])
+def edit(folder: Path, name: str, **changes: object) -> None:
+    """Change a part (dotted with __) of a JSON file of a training."""
+    content = json.loads((folder / name).read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        part = content
+        for step in path:
+            part = part[step]
+        part[last] = value
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_a_record_of_another_training_is_not_believed(tmp_path) -> None:
+    """Two plain trainings, one of them in a directory that has the vista.json of an earlier one."""
+    plain, again = write_training(tmp_path / "a"), write_training(tmp_path / "b")
+    stale = write_training(tmp_path / "c", vista={}, arguments={}) / "vista.json"
+    (again / "vista.json").write_text(stale.read_text())
+    result = compare([str(plain)], [str(again)])
+    assert "the VISTA arm was not trained with VISTA (off)" in refusals(result)
+    assert any(f"{again}/vista.json is not of the training" in problem for problem in result.problems)
+    assert not result.is_complete and result.training.vista[0].seed is None
+
+
+@pytest.mark.parametrize(
+    ("written", "edited", "named"),
+    [
+        ({"weight": 0.0}, {"config__weight": 1.0}, "records the weight 1, and loss and ce_loss of the log are equal"),
+        (
+            {"weight": 0.5},
+            {"config__weight": 0.0},
+            "records the weight 0, and loss and ce_loss of the log differ by 0.5",
+        ),
+        ({}, {"training_arguments__learning_rate": 1e-5}, "records the learning rate 1e-05, and the log has 1.95e-05"),
+        ({}, {"training_arguments__max_steps": 50}, "records max_steps 50, and trainer_state.json has 40"),
+    ],
+)
+def test_a_record_that_contradicts_the_log_is_named(tmp_path, written, edited, named) -> None:
+    folder = write_training(tmp_path / "a", vista=written, arguments={})
+    assert not read_training(folder).problems
+    edit(folder, "vista.json", **edited)
+    run = read_training(folder)
+    assert named in run.problems[0] and run.record is None
+    assert (run.vista is None) == (not run.is_observed)
+
+
+def test_values_that_are_not_finite_are_counted(tmp_path) -> None:
+    before = write_training(tmp_path / "a", ce=[float("nan"), *[1.0] * 38, float("inf")])
     after = write_training(tmp_path / "b", vista={}, ce=[1.0] * 40)
     result = compare([str(before)], [str(after)])
-    assert result.training.baseline[0].series("ce_loss")[0][0] == 2
+    assert result.training.baseline[0].series("ce_loss")[0] == list(range(2, 40))
     assert result.training.rows[0].change == 0
+    note = f"{before}: ce_loss is NaN or infinite in 2 of 40 records (steps 1 to 40)"
+    assert any(note in item for item in result.training.notes)
+    nothing = write_training(tmp_path / "c", ce=[1.0] * 3 + [float("nan")] * 37)
+    result = compare([str(nothing)], [str(after)])
+    assert "share 3 logged steps, the last of them 3 of 40" in result.not_compared[0]
+    assert not result.training.rows and not result.is_complete
+
+
+def test_the_first_record_is_not_taken_for_the_end(tmp_path) -> None:
+    """logging_steps 10 and 9 with logging_first_step: only step 1 is in both logs."""
+    folders = []
+    for name, vista, every in (("a", None, 10), ("b", {}, 9)):
+        folder = write_training(tmp_path / name, vista=vista)
+        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        edit(folder, "trainer_state.json",
+             log_history=[entry for entry in log if entry["step"] == 1 or entry["step"] % every == 0])  # fmt: skip
+        folders.append(str(folder))
+    result = compare(folders[:1], folders[1:])
+    assert "share 1 logged steps, the last of them 1 of 36" in result.not_compared[0]
+    assert not result.is_complete
 
 
 def test_the_run_record_holds_what_a_comparison_needs_and_no_secret(tmp_path) -> None:

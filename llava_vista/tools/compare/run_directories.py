@@ -1,4 +1,4 @@
-"""Two arms, each of one or more runs, and what lies in the directories that were named for them."""
+"""The runs of an arm: what the directories named for it hold, be it trainings, evaluations, or both."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import CompareError
-from .files import BadFile
-from .llava_eval import read_llava_eval
-from .lmms_eval import read_lmms_eval
-from .scores import EvalRun
-from .training import STATE_FILE, TrainingRun, looks_like_training, read_training
-
-ARMS = ("baseline", "VISTA")
+from ..kit.evaluation_scores import EvaluationRun
+from ..kit.json_files import BadFile
+from ..kit.lmms_eval import read_lmms_eval
+from ..kit.training_folder import STATE_FILE, TrainingRun, looks_like_training, read_training
+from .llava_logs import read_llava_logs
 
 
 @dataclass
 class Arm:
-    """The runs of one arm, in the order in which they were named, and what could not be read."""
+    """The runs of one arm in the order in which they were named, and what could not be read."""
 
     name: str
     trainings: list[TrainingRun] = field(default_factory=list)
-    evals: list[EvalRun] = field(default_factory=list)
+    evaluations: list[EvaluationRun] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def read_arm(name: str, folders: Sequence[str]) -> Arm:
-    """Read every directory named for an arm. A directory may hold a training, evaluations, or both.
+    """Read every directory named for an arm.
 
     Raises:
-        CompareError: one is not a directory.
+        CompareError: one is not a directory, or is named twice.
     """
     arm = Arm(name)
-    for text in folders:
+    for position, text in enumerate(folders):
         folder = Path(text).expanduser()
+        if folder.resolve() in [Path(other).expanduser().resolve() for other in folders[:position]]:
+            raise CompareError(f"{text} is named twice for the {name} arm; name each run once.")
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
             raise CompareError(
@@ -46,22 +46,20 @@ def read_arm(name: str, folders: Sequence[str]) -> Arm:
 
 
 def _read_folder(arm: Arm, folder: Path) -> None:
-    found = looks_like_training(folder)
-    if found:
+    is_training = looks_like_training(folder)
+    if is_training:
         try:
             run = read_training(folder)
             arm.trainings.append(run)
             arm.problems += run.problems
         except BadFile as error:
             arm.problems.append(str(error))
-    for read in (read_lmms_eval, read_llava_eval):
-        evaluation = read(folder)
-        if evaluation is not None:
-            found = True
-            arm.problems += evaluation.problems
-            if evaluation.scores:
-                arm.evals.append(evaluation)
-    if not found:
+    found = [run for run in (read_lmms_eval(folder), read_llava_logs(folder)) if run is not None]
+    for evaluation in found:
+        arm.problems += evaluation.problems
+        if evaluation.scores:
+            arm.evaluations.append(evaluation)
+    if not is_training and not found:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{STATE_FILE}"))
         hint = f" Did you mean one of its folders: {', '.join(inside)}?" if inside else ""
         arm.problems.append(

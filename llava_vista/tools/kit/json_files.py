@@ -1,15 +1,17 @@
-"""Reading JSON that may be missing, truncated or something else."""
+"""JSON files that may be missing, truncated or something else."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 
 class BadFile(Exception):
-    """A file cannot be used. The message names it and says why; it ends up in the report, nothing stops."""
+    """A file cannot be used. The message names it and the reason; a report shows it and goes on with the rest."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -33,19 +35,27 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Read a file of one JSON object per line.
 
     Raises:
-        BadFile: naming the first line that is none.
+        BadFile: unreadable, or a line is no JSON object; the first such line is named.
     """
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise BadFile(f"{path}, line {number} is not complete JSON ({error}): was it cut off?") from error
+                record = json.loads(line)
                 if not isinstance(record, dict):
                     raise BadFile(f"{path}, line {number} is no JSON object.")
                 yield record
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise BadFile(f"{path} cannot be read ({error}).") from error
+    except ValueError as error:
+        raise BadFile(f"{path}, line {number} is not complete JSON ({error}): was it cut off?") from error
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read ({error}).") from error
+
+
+@cache
+def package_data(package: str, name: str) -> dict[str, Any]:
+    """Return the JSON object in a file of this package."""
+    content: dict[str, Any] = json.loads(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+    return content

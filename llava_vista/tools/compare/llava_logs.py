@@ -1,0 +1,134 @@
+"""Outputs of LLaVA's own evaluation scripts (``scripts/v1_5/eval/*.sh``).
+
+ScienceQA writes files: ``*_result.json`` (``acc`` in percent, ``count``) and beside it ``*_output.jsonl``, which is one
+JSON object with the questions answered rightly and wrongly. POPE, TextVQA, MME and GQA only print, so their numbers are
+searched in every log of the directory (``*.log``, ``*.txt``, ``*.out``); MME's and GQA's printing is their official
+tools'. These scripts run TextVQA with OCR tokens in the prompt, which is another task than lmms-eval's default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Questions, Score, ScoreKey
+from ..kit.json_files import BadFile, read_lines, read_object
+from ..kit.lmms_eval import digest
+from ..kit.training_folder import recorded_seed
+
+_LOGS = (".log", ".txt", ".out")
+_LARGEST_LOG = 50_000_000  # bytes; a log with progress bars of all tasks is far below
+#: Logs round what a file holds exactly, so a smaller difference is none.
+_ROUNDING = 0.006
+_NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)"
+_POPE_BLOCK = re.compile(r"Category: (\w+), # samples: (\d+)(.*?)(?=Category: |\Z)", re.DOTALL)
+_POPE = {
+    "F1": re.compile(rf"F1 score: {_NUMBER}"),
+    "accuracy": re.compile(rf"^Accuracy: {_NUMBER}$", re.MULTILINE),
+}
+_TEXTVQA = re.compile(rf"^(.*)\n+Samples: (\d+)\nAccuracy: {_NUMBER}%", re.MULTILINE)
+_MME = re.compile(rf"=+ (Perception|Cognition) =+\s+total score: {_NUMBER}")
+_GQA = re.compile(rf"Binary: {_NUMBER}%\s+Open: {_NUMBER}%\s+Accuracy: {_NUMBER}%")
+_SCIENCEQA = re.compile(rf"Total: (\d+), Correct: \d+, Accuracy: {_NUMBER}%, IMG-Accuracy: {_NUMBER}%")
+
+
+def read_llava_logs(folder: Path) -> EvaluationRun | None:
+    """Read a directory of results and logs, with its sub-directories.
+
+    Returns:
+        None when it has nothing of LLaVA's scripts.
+    """
+    run = EvaluationRun(folder, folder.name, recorded_seed(folder))
+    sources: dict[ScoreKey, Path] = {}
+    contradicted: set[ScoreKey] = set()
+
+    def add(path: Path, key: ScoreKey, score: Score) -> None:
+        known = run.scores.get(key)
+        if known is not None and abs(known.value - score.value) > _ROUNDING:
+            contradicted.add(key)
+            run.problems.append(
+                f"{folder} has two results for {key.task} ({key.metric}): {known.value:g} in {sources[key].name} and "
+                f"{score.value:g} in {path.name}. Keep one."
+            )
+        elif known is None or known.questions is None:
+            run.scores[key] = score
+            sources[key] = path
+
+    for path in sorted(folder.rglob("*_result.json")):
+        try:
+            content = read_object(path)
+        except BadFile as error:
+            run.problems.append(str(error))
+            continue
+        if isinstance(content.get("acc"), (int, float)) and "results" in content:
+            questions = _scienceqa_questions(run, path)
+            add(path, *_score("ScienceQA", "accuracy", content["acc"], content.get("count"), questions=questions))
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _LOGS and path.is_file() and path.stat().st_size < _LARGEST_LOG:
+            for key, score in _printed(path.read_text(encoding="utf-8", errors="replace"), folder):
+                add(path, key, score)
+    run.scores = {key: score for key, score in run.scores.items() if key not in contradicted}
+    return run if run.scores or run.problems else None
+
+
+def _score(
+    task: str, metric: str, value: str | float, count: str | int | None = None, **options: Any
+) -> tuple[ScoreKey, Score]:
+    options = {"main": True, "percent": True, **options}
+    number = None if count is None else int(count)
+    return ScoreKey(LLAVA_SCRIPTS, task, metric), Score(float(value), True, {}, number, **options)
+
+
+def _printed(text: str, folder: Path) -> Iterator[tuple[ScoreKey, Score]]:
+    """Yield every number that a log holds."""
+    f1 = []
+    for category, count, block in _POPE_BLOCK.findall(text):
+        for metric, pattern in _POPE.items():
+            match = pattern.search(block)
+            if match:
+                value = 100 * float(match[1])
+                f1 += [value] if metric == "F1" else []
+                yield _score(f"POPE {category}", metric, value, count, main=False)
+    if len(f1) == 3:  # what LLaVA's paper reports
+        yield _score("POPE", "mean F1", sum(f1) / 3)
+    for experiment, count, accuracy in _TEXTVQA.findall(text):
+        yield _score(_textvqa_task(folder, experiment.strip()), "accuracy", accuracy, count)
+    for part, total in _MME.findall(text):
+        yield _score(f"MME {part.lower()}", "total score", total, percent=False)
+    for _, _, accuracy in _GQA.findall(text):
+        yield _score("GQA testdev_balanced", "accuracy", accuracy)
+    for count, accuracy, with_images in _SCIENCEQA.findall(text):
+        yield _score("ScienceQA", "accuracy", accuracy, count)
+        yield _score("ScienceQA", "IMG-accuracy", with_images, main=False)
+
+
+def _textvqa_task(folder: Path, experiment: str) -> str:
+    """Return the task by the prompts of the answers file; without that file, by what the scripts do."""
+    for path in folder.rglob(f"{experiment}.jsonl") if re.fullmatch(r"[\w.\-]+", experiment) else ():
+        try:
+            prompt = str(next(read_lines(path), {}).get("prompt", ""))
+        except BadFile:
+            continue
+        if prompt:
+            return f"TextVQA {'with' if 'OCR token' in prompt else 'without'} OCR tokens"
+    return "TextVQA with OCR tokens"
+
+
+def _scienceqa_questions(run: EvaluationRun, result: Path) -> Questions | None:
+    path = result.with_name(result.name.replace("_result.json", "_output.jsonl"))
+    if not path.is_file():
+        return None
+    try:
+        content = read_object(path)  # its name says lines, but it is one object
+        items = [(item, float(right)) for right, name in ((1, "correct"), (0, "incorrect")) for item in content[name]]
+        return Questions(
+            [str(item["question_id"]) for item, _ in items],
+            [digest(str(item["question"])) for item, _ in items],
+            [str(item["ground_truth"]) for item, _ in items],
+            {"accuracy": [right for _, right in items]},
+        )
+    except (BadFile, KeyError, TypeError) as error:
+        run.problems.append(f"{path} is not what LLaVA's eval_science_qa.py writes ({error}).")
+        return None

@@ -1,0 +1,135 @@
+"""One line of a table: a number of both arms, their change, and how certain it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..kit.statistics import Paired
+
+#: A change is significant below this p.
+LEVEL = 0.05
+SEEDS, QUESTIONS = "seeds", "questions"
+_IN_JSON = (
+    *("harness", "task", "metric", "unit", "main", "higher_is_better", "questions", "baseline", "vista", "change"),
+    *("relative_change", "better", "interval_95", "p", "p_holm", "test", "noise", "verdict", "published", "notes"),
+)
+
+
+@dataclass(eq=False)
+class ScoreRow:
+    """A number of both arms, one value per run, in ``unit``.
+
+    Attributes:
+        questions: how many the number is computed from.
+        interval_95: of the change; None when nothing is known about its noise.
+        p: of the test named ``test``; Holm-adjusted for the number of tests in ``p_holm``.
+        noise: what interval and test account for: ``questions`` (other questions might have been asked; both models
+            are taken as they are) or ``seeds`` (other seeds might have been trained).
+        published: the released numbers for this task, in the same unit.
+        paired: the questions behind the number, in ``unit``.
+    """
+
+    harness: str
+    task: str
+    metric: str
+    unit: str
+    baseline: list[float]
+    vista: list[float]
+    higher_is_better: bool | None
+    questions: int | None = None
+    main: bool = True
+    published: Mapping[str, Any] | None = None
+    interval_95: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    test: str | None = None
+    noise: str | None = None
+    notes: list[str] = field(default_factory=list)
+    paired: Paired | None = field(default=None, repr=False)
+
+    @property
+    def change(self) -> float:
+        """VISTA - baseline, of the means over runs."""
+        return fmean(self.vista) - fmean(self.baseline)
+
+    @property
+    def relative_change(self) -> float | None:
+        """The change as a fraction of the baseline."""
+        base = fmean(self.baseline)
+        return self.change / abs(base) if base else None
+
+    @property
+    def better(self) -> bool | None:
+        """Whether VISTA's number is the better one; None when equal, or when the direction is not known."""
+        if self.higher_is_better is None or self.change == 0:
+            return None
+        return (self.change > 0) == self.higher_is_better
+
+    @property
+    def is_significant(self) -> bool | None:
+        """Whether the adjusted p is below `LEVEL` and the interval is on one side of 0; None without a test."""
+        if self.p is None or self.interval_95 is None:
+            return None
+        adjusted = self.p if self.p_holm is None else self.p_holm
+        return adjusted < LEVEL and not self.interval_95[0] <= 0 <= self.interval_95[1]
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in words, for tables."""
+        if self.is_significant is None:
+            return "n/a"
+        if not self.is_significant:
+            return "equal" if self.interval_95 == (0, 0) else "not significant"
+        return {True: "better", False: "worse", None: "higher" if self.change > 0 else "lower"}[self.better]
+
+    def test_seeds(self, pairing: str | None) -> None:
+        """Fill in interval and test from the spread between seeds, if each arm has several; see `pair_by_seed`."""
+        if min(len(self.baseline), len(self.vista)) < 2:
+            return
+        from ..kit.statistics import paired_t, welch_t
+
+        if pairing is None:
+            result = welch_t(self.baseline, self.vista)
+        else:
+            result = paired_t([after - before for before, after in zip(self.baseline, self.vista, strict=True)])
+        self.interval_95, self.p, self.noise = (result.low, result.high), result.p, SEEDS
+        self.test = f"{result.name} over seeds{pairing or ''}"
+
+    def test_questions(self, paired: Paired) -> None:
+        """Fill in interval and test from the questions, whose score is in the row's unit."""
+        from ..kit.statistics import bootstrap_interval, paired_test
+
+        self.paired, self.noise = paired, QUESTIONS
+        self.interval_95 = bootstrap_interval(paired)
+        self.p, self.test = paired_test(paired)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the JSON report."""
+        values = {name: getattr(self, name) for name in _IN_JSON}
+        return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
+
+
+def pair_by_seed(baseline: Sequence[Any], vista: Sequence[Any]) -> tuple[list[Any], str | None]:
+    """Put the runs of the second arm (with a ``seed`` each) into the order of the first one's seeds.
+
+    Returns:
+        The runs, and how they are paired, as an addition to the test's name. None when they cannot be paired: their
+        recorded seeds or their numbers differ. Where a seed is not recorded, they are paired as they were named.
+    """
+    seeds, others = [run.seed for run in baseline], [run.seed for run in vista]
+    if None in (*seeds, *others):
+        return list(vista), ", in the order named" if len(baseline) == len(vista) else None
+    if Counter(seeds) != Counter(others):
+        return list(vista), None
+    waiting = list(vista)
+    return [waiting.pop(next(i for i, run in enumerate(waiting) if run.seed == seed)) for seed in seeds], ""
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, spread (sample standard deviation over runs) and every run's value."""
+    return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else None, "values": list(values)}

@@ -1,0 +1,246 @@
+"""The task-by-task comparison: which scores may be compared, their change, and how certain it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
+from ..kit.published_scores import published_model, published_scores, published_task
+from .question_pairs import NotPaired, join_questions, pair_questions
+from .score_rows import LEVEL, QUESTIONS, ScoreRow, pair_by_seed
+from .training_conditions import DIFFERS, MISSING, check_condition
+
+AVERAGE = "average"
+AVERAGE_NOTE = (
+    "The average is the unweighted mean of the tasks' headline numbers in percent; MME points, OCRBench's count and "
+    "CIDEr are left out. The released tables of VISTA state no average; the mean of their numbers for the same tasks "
+    "is beside it where they have all of them."
+)
+QUESTIONS_NOTE = (
+    "One run per arm: intervals and tests say what other questions might have given, for these two models. They do not "
+    "cover other training seeds; several runs per arm do."
+)
+MME_NOTE = (
+    "LLaVA's own training differs by about 20 MME points from run to run (its author, in github.com/haotian-liu/LLaVA "
+    "issue 680): with a single run per arm, a change of that size says nothing about VISTA."
+)
+_MME_POINTS = 20
+
+
+@dataclass
+class ScoreComparison:
+    """Rows of what could be compared, the rest by name, and what a reader should know.
+
+    ``conditions`` has, by harness, what was recorded and is the same for all of its compared tasks.
+    """
+
+    arms: tuple[Sequence[EvaluationRun], Sequence[EvaluationRun]]
+    conditions: dict[str, dict[str, str]] = field(default_factory=dict)
+    rows: list[ScoreRow] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def headline_rows(self, harness: str | None = None) -> list[ScoreRow]:
+        """Return the rows of headline numbers and averages, of one harness or of all."""
+        rows = [row for row in self.rows if row.main or row.task == AVERAGE]
+        return [row for row in rows if harness in (None, row.harness)]
+
+    def harnesses(self) -> list[str]:
+        return list(dict.fromkeys(row.harness for row in self.rows))
+
+    def outcome(self) -> str:
+        """Return the verdicts on the headline numbers in a sentence, "" when none was tested."""
+        rows = [row for row in self.headline_rows() if row.main]
+        verdicts: dict[str, list[str]] = {}
+        for row in rows:
+            changed = f" {row.change:+.2f}" if row.is_significant else ""
+            verdicts.setdefault(row.verdict, []).append(f"{row.task}{changed}")
+        untested = len(verdicts.pop("n/a", []))
+        listed = [
+            f"{len(names)} {verdict}"
+            + (f" ({', '.join(names)})" if verdict not in ("equal", "not significant") else "")
+            for verdict, names in verdicts.items()
+        ]
+        tested = f"Of {len(rows) - untested} tested headline numbers: {', '.join(listed)}."
+        return "" if not listed else tested + (f" {untested} could not be tested." if untested else "")
+
+    def count_tasks(self) -> int:
+        return len({(row.harness, row.task) for row in self.rows if row.task != AVERAGE})
+
+
+def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[EvaluationRun]) -> ScoreComparison:
+    """Compare what was evaluated in both arms, harness by harness."""
+    result = ScoreComparison((baseline, vista))
+    for harness in dict.fromkeys(key.harness for run in (*baseline, *vista) for key in run.scores):
+        arms = [[run for run in arm if any(key.harness == harness for key in run.scores)] for arm in (baseline, vista)]
+        if not all(arms):
+            name = "VISTA" if arms[0] else "baseline"
+            result.not_compared.append(
+                f"{harness}: results for one arm only, none for the {name} arm. Numbers of different harnesses are "
+                "never compared."
+            )
+            continue
+        arms[1], pairing = pair_by_seed(*arms)
+        rows = _compare_harness(harness, arms, pairing, result)
+        tasks = {row.task for row in rows}
+        compared = [score.conditions for key, score in arms[0][0].scores.items() if key.task in tasks]
+        result.conditions[harness] = {
+            name: value
+            for name, value in next(iter(compared), {}).items()
+            if all(of.get(name) == value for of in compared)
+        }
+        result.rows += rows
+        result.rows += _average(harness, [row for row in rows if row.main and row.unit == "%"], pairing)
+    _adjust(result)
+    return result
+
+
+def _compare_harness(
+    harness: str, arms: Sequence[Sequence[EvaluationRun]], pairing: str | None, result: ScoreComparison
+) -> list[ScoreRow]:
+    rows = []
+    runs = [run for arm in arms for run in arm]
+    model = published_model(run.model for run in runs)
+    refused: dict[str, None] = {}  # one line per reason, not one per metric
+    for key in dict.fromkeys(key for run in runs for key in run.scores if key.harness == harness):
+        without = [run for run in runs if key not in run.scores]
+        if without:
+            has_task = any(key.task == other.task for run in without for other in run.scores)
+            name = f"{key.task} ({key.metric})" if has_task else key.task
+            refused[f"{name}: missing in {', '.join(str(run.folder) for run in without)}."] = None
+            continue
+        baseline, vista = ([run.scores[key] for run in arm] for arm in arms)
+        reason = _incomparable(key.task, baseline, vista)
+        if reason:
+            refused[f"{reason}."] = None
+        else:
+            rows.append(_row(key, baseline, vista, pairing, model))
+    result.not_compared += refused
+    # A task's headline is the number that was published for it; else it stays what its harness lists first.
+    published = {row: published_task(ScoreKey(harness, row.task, row.metric)) is not None for row in rows}
+    for row in rows:
+        if any(is_published for other, is_published in published.items() if other.task == row.task):
+            row.main = published[row]
+    if model is None and any(published.values()):
+        names = ", ".join(dict.fromkeys(run.model for run in runs))
+        result.notes.append(
+            "No published numbers are shown: they are of LLaVA-1.5-7B and TinyLLaVA-Phi-2, and the evaluated models "
+            f"are not one of the two by their names ({names})."
+        )
+    return rows
+
+
+def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
+    """Return why the scores are not of the same task, asked in the same way; None when they are."""
+    before, after = (
+        [{**score.conditions, "number of questions": score.count} for score in arm] for arm in (baseline, vista)
+    )
+    for name in dict.fromkeys(name for conditions in (*before, *after) for name in conditions):
+        values = ([run.get(name, MISSING) for run in arm] for arm in (before, after))
+        check = check_condition(task, name, *values)
+        if check.status == DIFFERS:
+            return check.sentence()
+    logged = [score.questions for score in (*baseline, *vista) if score.questions]
+    try:
+        for other in logged[1:]:
+            join_questions(logged[0], other)
+    except NotPaired as error:
+        return f"{task}: {error}"
+    return None
+
+
+def _row(
+    key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str | None
+) -> ScoreRow:
+    first = baseline[0]
+    published = published_task(key)
+    if published is not None:
+        scale, unit = float(published["scale"]), str(published["unit"])
+    elif first.percent:
+        scale, unit = 1.0, "%"
+    elif all(0 <= score.value <= 1 for score in (*baseline, *vista)):
+        scale, unit = 100.0, "%"
+    else:
+        scale, unit = 1.0, "points" if key.task.lower().startswith("mme") else "as reported"
+    row = ScoreRow(
+        *key,
+        unit,
+        [scale * score.value for score in baseline],
+        [scale * score.value for score in vista],
+        first.higher_is_better,
+        first.count,
+        first.main,
+        published_scores(key, model),
+    )
+    if len(baseline) == len(vista) == 1:
+        try:
+            paired = pair_questions(key.metric.partition(" (")[0], first, vista[0])
+            row.test_questions(paired.scaled(scale))
+        except NotPaired as reason:
+            row.notes.append(f"{reason}.")
+    else:
+        row.test_seeds(pairing)
+        if row.test is None:
+            row.notes.append("one arm has a single run, so the noise between seeds is not known.")
+    if row.higher_is_better is None:
+        row.notes.append("the harness does not say whether higher is better.")
+    if row.published and row.published["note"]:
+        row.notes.append(f"published {row.published['name']}: {row.published['note']}.")
+    return row
+
+
+def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> list[ScoreRow]:
+    """Return the row of the unweighted mean of several headline numbers."""
+    if len(rows) < 2:
+        return []
+    baseline, vista = (
+        [fmean(values) for values in zip(*arm, strict=True)]
+        for arm in ([row.baseline for row in rows], [row.vista for row in rows])
+    )
+    higher = all(row.higher_is_better for row in rows) or None
+    average = ScoreRow(harness, AVERAGE, f"over {len(rows)} numbers", "%", baseline, vista, higher, main=False)
+    known = [row.published for row in rows if row.published]
+    if len(known) == len(rows):
+        means = {name: fmean(entry[name] for entry in known) for name in ("baseline", "l2", "cosine")}
+        average.published = {"name": f"mean of these {len(rows)}", "model": known[0]["model"], **means, "note": None}
+    average.test_seeds(pairing)
+    pairs = [row.paired for row in rows if row.paired is not None and row.paired.is_mean]
+    if len(pairs) == len(rows):
+        average.test_questions(pairs[0].mean(pairs))
+    return [average]
+
+
+def _adjust(result: ScoreComparison) -> None:
+    """Adjust the p values for the number of tests, and note what a reader should know."""
+    rows = result.rows
+    headline = [row for row in rows if row.p is not None and row.main]
+    further = [row for row in rows if row.p is not None and not row.main and row.task != AVERAGE]
+    for family in filter(None, (headline, further)):
+        from ..kit.statistics import holm
+
+        for row, adjusted in zip(family, holm([row.p for row in family if row.p is not None]), strict=True):
+            row.p_holm = adjusted
+    if len(headline) > 1:
+        result.notes.append(
+            f"{len(headline)} headline numbers were tested: about {LEVEL * len(headline):.1f} of them would have p < "
+            f"{LEVEL} by chance alone. A verdict needs that after Holm's adjustment (for further numbers among these), "
+            "and an interval without 0."
+        )
+    single_mme = [row for row in rows if _is_mme_perception(row) and min(len(row.baseline), len(row.vista)) == 1]
+    for row in single_mme:
+        if abs(row.change) <= _MME_POINTS:
+            row.notes.append("within LLaVA's run-to-run noise of about 20 points.")
+    if any(row.noise == QUESTIONS for row in rows):
+        result.notes.append(QUESTIONS_NOTE)
+    if any(row.task == AVERAGE for row in rows):
+        result.notes.append(AVERAGE_NOTE)
+    if single_mme:
+        result.notes.append(MME_NOTE)
+
+
+def _is_mme_perception(row: ScoreRow) -> bool:
+    """Return whether it is what LLaVA reports as its MME score."""
+    name = f"{row.task} {row.metric}".lower()
+    return row.unit == "points" and name.startswith("mme") and "perception" in name

@@ -1,0 +1,52 @@
+"""The numbers that VISTA's authors released, by task of lmms-eval (``published_scores.json`` beside this file)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from .evaluation_scores import LMMS_EVAL, ScoreKey
+from .json_files import package_data
+
+_RELEASE = package_data(__package__, "published_scores.json")
+
+
+def published_task(key: ScoreKey) -> dict[str, Any] | None:
+    """Return a task's entry, with ``unit`` and ``scale`` (from what lmms-eval reports to that unit), or None.
+
+    The numbers are of lmms-eval, so no other harness has any.
+    """
+    metric = key.metric.partition(" (")[0]  # without the filter's name
+    entries = _RELEASE["tasks"] if key.harness == LMMS_EVAL else []
+    return next((entry for entry in entries if (entry["task"], entry["metric"]) == (key.task, metric)), None)
+
+
+def published_model(names: Iterable[str]) -> str | None:
+    """Return the released model that all of these are, by their names (paths of checkpoints), or None."""
+    found = set()
+    for name in names:
+        letters = re.sub(r"[^a-z0-9]", "", name.lower())
+        found.add(next((model for model, form in _RELEASE["models"].items() if re.search(form, letters)), None))
+    return found.pop() if len(found) == 1 else None
+
+
+def published_scores(key: ScoreKey, model: str | None) -> dict[str, Any] | None:
+    """Return ``name``, ``model``, ``baseline``, ``l2``, ``cosine`` and ``note`` (may be None) of a task, or None.
+
+    ``model`` is a `published_model`: the numbers of another one would say nothing about it.
+    """
+    task = published_task(key)
+    if task is None or model is None:
+        return None
+    return {"name": task["name"], "model": model, **task["scores"][model], "note": task.get("note")}
+
+
+def published_tasks() -> list[str]:
+    """Return lmms-eval's names of the tasks, in the tables' order."""
+    return list(dict.fromkeys(entry["task"] for entry in _RELEASE["tasks"]))
+
+
+def published_source() -> str:
+    """Return where the numbers come from, for a footnote."""
+    return f"{_RELEASE['source']}; evaluated with {_RELEASE['harness']}"

@@ -1,0 +1,217 @@
+"""A training's output directory: its log, and the files that say how it was configured.
+
+``training_args.bin`` is not read: it is a pickle, and reading one runs whatever is in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ...hooks.run_record import FILE_NAME as RUN_RECORD
+from .json_files import BadFile, read_object
+
+STATE_FILE = "trainer_state.json"
+#: The end of a training: this part of its records, and at least so many.
+END_PART, END_RECORDS = 0.1, 3
+#: Logged values have 4 digits; the difference of two of them that are equal stays below this.
+_ROUNDING = 1.5e-4
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None."""
+
+    folder: Path
+    state: dict[str, Any]
+    log: list[dict[str, Any]]
+    record: dict[str, Any] | None
+    model_config: dict[str, Any] | None
+    adapter_config: dict[str, Any] | None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether VISTA was attached: its keys are in the log."""
+        return any("vista_loss" in record for record in self.log)
+
+    @property
+    def vista(self) -> dict[str, Any] | None:
+        """VISTA's options, {} when it ran but they are not recorded, None when it did not act (off, or weight 0)."""
+        config = (self.record or {}).get("config")
+        if isinstance(config, dict):
+            return config if config.get("weight", 1.0) else None
+        return {} if self.is_observed else None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The host's training arguments, {} where ``vista.json`` has none."""
+        arguments = (self.record or {}).get("training_arguments")
+        return arguments if isinstance(arguments, dict) else {}
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.arguments.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Return (optimizer steps, finite values) of ``ce_loss``, ``vista_loss`` or ``vista_similarity``.
+
+        Without VISTA the cross-entropy (nats per token) is logged as ``loss``.
+        """
+        points = {step: value for step, value in self._logged(key).items() if math.isfinite(value)}
+        return sorted(points), [points[step] for step in sorted(points)]
+
+    def nonfinite_steps(self, key: str) -> list[int]:
+        """Return the steps at which a series is NaN or infinite, which `series` leaves out."""
+        return sorted(step for step, value in self._logged(key).items() if not math.isfinite(value))
+
+    def _logged(self, key: str) -> dict[int, float]:
+        values: dict[int, float] = {}
+        for record in self.log:
+            if key == "ce_loss":
+                value = record.get("ce_loss", None if "vista_loss" in record else record["loss"])
+            else:
+                value = record.get(key) if record.get("vista_aligned_samples") else None
+            if isinstance(value, (int, float)):
+                values[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
+        return values
+
+    def values_at(self, key: str, steps: Sequence[int]) -> list[float]:
+        """Return the values of a series at steps that it has."""
+        points = dict(zip(*self.series(key), strict=True))
+        return [points[step] for step in steps]
+
+
+def common_steps(runs: Sequence[TrainingRun], key: str = "ce_loss") -> list[int]:
+    """Return the steps at which every run has a value."""
+    steps = [set(run.series(key)[0]) for run in runs]
+    return sorted(set.intersection(*steps)) if steps else []
+
+
+def end_records(count: int) -> int:
+    """Return how many of ``count`` records are the end of a training."""
+    return max(END_RECORDS, round(END_PART * count))
+
+
+def mean_at_end(values: Sequence[float]) -> float:
+    """Return the mean of a series' last records."""
+    return fmean(values[-end_records(len(values)) :])
+
+
+def recorded_seed(*folders: Path) -> int | None:
+    """Return the seed in the first of these folders that has a run record with one."""
+    for folder in folders:
+        with contextlib.suppress(BadFile):
+            arguments = read_object(folder / RUN_RECORD).get("training_arguments")
+            seed = arguments.get("seed") if isinstance(arguments, dict) else None
+            if isinstance(seed, int):
+                return seed
+    return None
+
+
+def looks_like_training(folder: Path) -> bool:
+    """Return whether a training wrote here, be it complete or not."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(names & {STATE_FILE, RUN_RECORD, "training_args.bin"}) or any(map(_CHECKPOINT.fullmatch, names))
+
+
+def read_training(folder: Path) -> TrainingRun:
+    """Read a training's output directory.
+
+    Raises:
+        BadFile: there is no usable log. Other bad files are in ``problems``.
+    """
+    path = _state_path(folder)
+    if path is None:
+        raise BadFile(
+            f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N: the training did not reach its "
+            "first checkpoint, or the file was not copied along."
+        )
+    state = read_object(path)
+    history = state.get("log_history")
+    log = [
+        record
+        for record in (history if isinstance(history, list) else [])
+        if isinstance(record, dict)
+        and isinstance(record.get("loss"), (int, float))
+        and isinstance(record.get("step"), int)
+    ]
+    if not log:
+        raise BadFile(f"{path} has no training record (log_history with loss and step): was logging off?")
+    problems: list[str] = []
+
+    def optional(name: str) -> dict[str, Any] | None:
+        for place in (folder / name, path.parent / name):
+            if place.is_file():
+                try:
+                    return read_object(place)
+                except BadFile as error:
+                    problems.append(str(error))
+        return None
+
+    record = optional(RUN_RECORD)
+    reason = None if record is None else _contradiction(record, state, log)
+    if reason:
+        problems.append(
+            f"{folder}/{RUN_RECORD} is not of the training in {path.name}: {reason}. It is not used; was the directory "
+            "used for another training before?"
+        )
+    return TrainingRun(
+        folder,
+        state,
+        log,
+        record=None if reason else record,
+        model_config=optional("config.json"),
+        adapter_config=optional("adapter_config.json"),
+        problems=problems,
+    )
+
+
+def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[dict[str, Any]]) -> str | None:
+    """Return what in the log cannot come from the training that a run record describes; None when all of it can."""
+    config, arguments = record.get("config"), record.get("training_arguments")
+    if isinstance(config, dict):
+        weight = config.get("weight", 1.0)
+        if not any("vista_loss" in entry for entry in log):
+            return f"it records VISTA ({config.get('method')}, weight {weight:g}), and the log has no vista_loss"
+        added = [
+            (entry["loss"] - entry["ce_loss"], entry["vista_loss"])
+            for entry in log
+            if entry.get("vista_aligned_samples") and {"ce_loss", "vista_loss"} <= entry.keys()
+        ]
+        if weight and added and all(abs(term) < _ROUNDING < abs(weight * loss) / 10 for term, loss in added):
+            return f"it records the weight {weight:g}, and loss and ce_loss of the log are equal"
+        squares = sum(loss * loss for _, loss in added)
+        acted = sum(term * loss for term, loss in added) / squares if squares else 0.0  # the weight, by least squares
+        rest, total = sum((term - acted * loss) ** 2 for term, loss in added), sum(term * term for term, _ in added)
+        if not weight and abs(acted) > 0.05 and rest < 0.05 * total:
+            return f"it records the weight 0, and loss and ce_loss of the log differ by {acted:.2g} vista_loss"
+    rates = [entry["learning_rate"] for entry in log if isinstance(entry.get("learning_rate"), float)]
+    recorded = arguments if isinstance(arguments, dict) else {}
+    if rates and recorded.get("learning_rate") and max(rates) > recorded["learning_rate"] * (1 + 1e-6):
+        return f"it records the learning rate {recorded['learning_rate']:g}, and the log has {max(rates):g}"
+    for name in ("max_steps", "logging_steps"):
+        value, found = recorded.get(name), state.get(name)
+        if isinstance(value, (int, float)) and value >= 1 and found is not None and found != value:
+            return f"it records {name} {value:g}, and {STATE_FILE} has {found:g}"
+    return None
+
+
+def _state_path(folder: Path) -> Path | None:
+    """Return the ``trainer_state.json`` at the top, or in the newest ``checkpoint-N``."""
+    if (folder / STATE_FILE).is_file():
+        return folder / STATE_FILE
+    found = [
+        (int(match[1]), path / STATE_FILE)
+        for path in folder.iterdir()
+        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / STATE_FILE).is_file()
+    ]
+    return max(found)[1] if found else None
