@@ -99,8 +99,9 @@ def _judge(tree: SourceTree, cls: ClassSource, adapters: Sequence[Adapter]) -> V
         return Verdict(cls, place, problem=problem)
     if len(claims) > 1:
         return Verdict(cls, place, problem=f"several adapters claim it: {', '.join(claim.name for claim in claims)}.")
-    merge = merge_of(claims[0])
-    return Verdict(cls, place, claims[0], merge, _merge_problem(claims[0], merge))
+    [adapter], merge = claims, merge_of(claims[0])
+    is_elsewhere = any(_is_listed(base, adapter) for base in outside) and merge is None
+    return Verdict(cls, place, adapter, merge, "" if is_elsewhere else _merge_problem(adapter, merge))
 
 
 def _merge_problem(adapter: Adapter, merge: Method | None) -> str:

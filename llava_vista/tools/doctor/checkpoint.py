@@ -73,6 +73,12 @@ class Checkpoint:
         After stage 1 the config still has the language model's class, beside the host's model type: then that counts.
         """
         named = ", ".join(self.classes) or self.model_type or "a class that is not named"
+        if self.config.get("is_encoder_decoder"):
+            return (
+                WRONG,
+                "",
+                f"none for {named}: an encoder-decoder, whose images and answer are in different sequences.",
+            )
         kind = re.compile(rb"model_type\s*=\s*[\"']%b[\"']" % re.escape(self.model_type.encode()))
         sourced = [model for model in models if model.name in self.classes]
         sourced += [model for model in models if self.sees and kind.search(model.cls.path.read_bytes())]

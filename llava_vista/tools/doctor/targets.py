@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...adapters import ADAPTERS, Adapter, all_adapters
+from ...adapters import Adapter, all_adapters, base
 from ...config import FLAG
-from ...errors import VistaError
 from ..kit.host_source import SourceTree, package_folders
 from ..kit.report import Checklist
 from .attach_verdict import Verdict, host_packages, model_verdicts
@@ -20,7 +19,9 @@ from .known_issues import report_known_issues
 def examine_targets(result: Examination, folders: Sequence[Path], versions: Mapping[str, str], facts: set[str]) -> None:
     """Add the sections on hosts, on the folders, and on issues known with what was found."""
     hosts = result.section("Hosts")
-    adapters = known_adapters(hosts)
+    adapters = all_adapters()
+    for name, why in (base._broken_entry_points or {}).items():
+        hosts.note("adapters", f"{name} of an installed package cannot be loaded ({why}). Update or uninstall it.")
     installed, result.summaries["Hosts"] = report_hosts(hosts, adapters)
     checkpoints = {folder: checkpoint for folder in folders if (checkpoint := find_checkpoint(folder))}
     for folder in folders:
@@ -41,19 +42,6 @@ def examine_targets(result: Examination, folders: Sequence[Path], versions: Mapp
         facts |= {f"{kind}:{name}" for name in checkpoint.classes for kind in ("asked", "class")}
     report_patches(result.section("Patched, only while VISTA is asked for"), adapters)
     result.summaries["Known issues"] = report_known_issues(result.section("Known issues"), versions, facts)
-
-
-def known_adapters(section: Checklist) -> list[Adapter]:
-    """Return all adapters. One of another package that cannot be loaded is reported, and left out."""
-    try:
-        return all_adapters()
-    except (ImportError, AttributeError, VistaError) as error:
-        section.wrong(
-            "adapters",
-            f"an installed package's adapter cannot be loaded ({error}); attaching to any model will fail. "
-            "Fix or uninstall that package.",
-        )
-        return [cls() for cls in ADAPTERS]
 
 
 def report_hosts(section: Checklist, adapters: Sequence[Adapter]) -> tuple[list[Verdict], str]:
