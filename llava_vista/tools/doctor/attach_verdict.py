@@ -95,7 +95,7 @@ def _judge(tree: SourceTree, cls: ClassSource, adapters: Sequence[Adapter]) -> V
         and (type(adapter).matches is Adapter.matches or merge_of(adapter))
     ] or [adapter for adapter in adapters if adapter.fallback and embeds and (merge_of(adapter) or has_ids)]
     if not claims:
-        problem = "it has no known class, merge method or image token id: write a data sheet (register_adapter)."
+        problem = "it has no known class, merge method or image token id. Write a data sheet (register_adapter)."
         return Verdict(cls, place, problem=problem)
     if len(claims) > 1:
         return Verdict(cls, place, problem=f"several adapters claim it: {', '.join(claim.name for claim in claims)}.")

@@ -112,7 +112,7 @@ class Checkout:
         for (adapter, problem), models in problems.items():
             # A class that no adapter knows and no training code names does not matter beside others.
             matters = models[0].adapter or not is_any_known or any(map(self._is_trained, models))
-            text = f"{adapter} for {name_some([model.name for model in models])}: {problem}"
+            text = f"{adapter} for {name_some(list(dict.fromkeys(model.name for model in models)))}: {problem}"
             (section.wrong if matters else section.note)("adapter", text)
         if self.set_aside:
             folders = ", ".join(self.set_aside)

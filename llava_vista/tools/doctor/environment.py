@@ -56,10 +56,7 @@ def report_versions(section: Checklist, versions: Mapping[str, str], trouble: st
     elif cpu_build:
         section.note("torch", "a build without CUDA: training runs on the CPU")
     if not trouble and "transformers" not in versions:
-        section.note(
-            "transformers",
-            f"not installed: --{FLAG} and {ENVIRONMENT_VARIABLE} act on its Trainer; only attach() works without it",
-        )
+        section.note("transformers", f"not installed: --{FLAG} acts on its Trainer; only attach() works without it")
     return ", ".join(f"{name} {versions[name]}" for name in _MAIN if name in versions)
 
 
@@ -71,20 +68,20 @@ def find_pth() -> list[Path]:
 
 def report_startup(section: Checklist) -> str:
     """Try the start-up hook in new interpreters, and return the section's summary."""
-    for path in (paths := find_pth())[:1]:
-        section.ok(PTH_FILE, str(path))
-    if not paths:
+    if paths := find_pth():
+        section.ok(PTH_FILE, str(paths[0]))
+    else:
         section.note(PTH_FILE, f"not in any site folder of {sys.executable}")
-    live = True
+    dead, why = [], ""
     for label, value, arguments in ((f"{ENVIRONMENT_VARIABLE}=1", "1", ()), (f"--{FLAG}", None, (f"--{FLAG}",))):
         modules, complaint = imported_at_start(value, *arguments)
         if "llava_vista.hooks" in modules:
             section.ok(label, "the hook is live in a fresh Python")
         else:
-            live = False
-            section.wrong(label, f"does nothing in a fresh Python{f' ({complaint})' if complaint else ''}")
-    if not live:
-        section.plain("what to do", _WITHOUT_HOOK)
+            dead.append(label)
+            why = f" ({complaint})" if complaint else ""
+    if dead:
+        section.wrong("hook", f"no effect in a fresh Python{why}: {' and '.join(dead)}. {_WITHOUT_HOOK}")
     if modules := imported_at_start(None)[0]:
         section.wrong("neither", f"imports {', '.join(modules)}; nothing should be imported. Reinstall llava-vista.")
     else:
@@ -103,10 +100,8 @@ def report_request(section: Checklist, value: str | None, torch_works: bool) -> 
         # The estimators and weightings that the values are checked against need torch.
         config = resolve(environment=value).config if torch_works else None
     except ConfigError as error:
-        section.wrong(
-            ENVIRONMENT_VARIABLE,
-            f"{value!r} is not valid: {error} (What a program registers itself is known in that program only.)",
-        )
+        text = f"{value!r} is not valid: {error} (What a program registers itself is known in that program only.)"
+        section.wrong(ENVIRONMENT_VARIABLE, text)
         return ""
     section.ok(ENVIRONMENT_VARIABLE, f"{value!r} switches VISTA {'on' if on else 'off'}")
     for name, setting in (options if config is None else config.to_dict()).items():
