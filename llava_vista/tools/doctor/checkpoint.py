@@ -74,11 +74,7 @@ class Checkpoint:
         """
         named = ", ".join(self.classes) or self.model_type or "a class that is not named"
         if self.config.get("is_encoder_decoder"):
-            return (
-                WRONG,
-                "",
-                f"none for {named}: an encoder-decoder, whose images and answer are in different sequences.",
-            )
+            return WRONG, "", f"none for {named}: an encoder-decoder, with images and answer in separate sequences."
         kind = re.compile(rb"model_type\s*=\s*[\"']%b[\"']" % re.escape(self.model_type.encode()))
         sourced = [model for model in models if model.name in self.classes]
         sourced += [model for model in models if self.sees and kind.search(model.cls.path.read_bytes())]

@@ -71,8 +71,8 @@ class Examination:
         rows += [line for section in reversed(self.sections) for line in section.lines if line.mark == NOTE]
         for count in range(len(rows), 0, -1):
             more = f"Left out: {len(rows) - count}. " if count < len(rows) else ""
-            hint = f"{more}Details: llava-vista doctor --verbose"
-            text = f"{to_text(Report([Heading(self.answer), *rows[:count]]))}\n{hint}"
+            text = to_text(Report([Heading(self.answer), *rows[:count]]))
+            text += f"\n{more}Details: llava-vista doctor --verbose"
             if text.count("\n") < MAX_LINES:
                 break
         return text
@@ -109,8 +109,7 @@ def examine(targets: Sequence[str] = ()) -> Examination:
         "Request": environment.report_request(result.section("Request"), request, not trouble),
     }
     if trouble:
-        text = "need torch to be loaded, so hosts, checkouts and checkpoints were not looked at"
-        result.section("Hosts").note("adapters", text)
+        result.section("Hosts").note("adapters", "need torch: hosts, checkouts and checkpoints were not looked at")
         return result
     from .targets import examine_targets  # imports the adapters, and so torch
 

@@ -1,4 +1,4 @@
-"""What needs the adapters, and so torch: installed hosts, the folders that were named, and issues known with them."""
+"""Installed hosts, the folders that were named, and issues known with them: what needs the adapters, and so torch."""
 
 from __future__ import annotations
 

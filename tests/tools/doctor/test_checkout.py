@@ -126,6 +126,15 @@ def test_what_came_with_a_host_does_not_condemn_it(tmp_path, doctor):
     assert "-- adapter none for NovelForCausalLM" in out
 
 
+def test_training_code_names_the_class_that_it_imports(tmp_path, doctor):
+    """A class by the name of one that training takes from transformers is not trained."""
+    same_name = NOVEL.replace("NovelForCausalLM", "LlamaForCausalLM")
+    for line, code in (("from transformers import LlamaForCausalLM", 0), ("from tuned.llama import *", 1)):
+        train = f"{line}\nmodel = LlamaForCausalLM\nHfArgumentParser(())\n"
+        files = files_of("LLaVA", **{"tuned/llama.py": same_name, "llava/train/text.py": train})
+        assert doctor(write(tmp_path, files))[0] == code
+
+
 @pytest.mark.parametrize(
     "files",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -25,6 +26,15 @@ def test_this_environment(capsys):
     for expected in ("Versions", "python", "torch", "Start-up hook", "LLAVA_VISTA=1", "Hosts", "llava"):
         assert expected in out
     assert out.isascii()
+
+
+def test_as_a_module():
+    """Without the console script, as JSON alone on standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_vista.cli", "doctor", "--json"], capture_output=True, text=True, timeout=100
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode == (0 if found["ok"] else 1) and done.stderr == ""
 
 
 # --- the three forms of the result ---

@@ -62,18 +62,19 @@ def test_method(tree):
 
 def test_the_nearest_class_of_several_by_one_name(tmp_path):
     """A copy of another project's package beside a project's own."""
-    files = {
-        f"{package}/arch.py": f"class Meta:\n    def merge(self, {package}): ...\n" for package in ("own", "vendored")
-    }
-    files |= {
-        f"{package}/model.py": "from .arch import Meta\nclass Model(Meta): ...\n" for package in ("own", "vendored")
-    }
+    files = {}
+    for package in ("own", "vendored"):
+        files[f"{package}/arch.py"] = f"class Meta:\n    def merge(self, {package}): ...\n"
+        files[f"{package}/model.py"] = "from .arch import Meta\nclass Model(Meta): ...\n"
+        files[f"{package}/star.py"] = "from .arch import *\nclass Star(Meta): ...\n"
     files["own/borrowed.py"] = "from vendored.arch import Meta\nclass Borrowed(Meta): ...\n"
     tree = SourceTree(write(tmp_path, files))
     for name, module, expected in (
         ("Model", "own.model", "own"),
         ("Model", "vendored.model", "vendored"),
         ("Borrowed", "own.borrowed", "vendored"),
+        ("Star", "own.star", "own"),
+        ("Star", "vendored.star", "vendored"),
     ):
         [cls] = [cls for cls in tree.classes(name) if cls.module == module]
         method = tree.lineage(cls)[0][1].method("merge")
