@@ -56,8 +56,10 @@ def report_hosts(section: Checklist, adapters: Sequence[Adapter]) -> tuple[list[
         installed.append(package)
         section.ok(package, str(folders[0]))
         if package == "transformers":  # too many files to read
-            classes = [name for adapter in adapters for name in adapter.classes if name.startswith("transformers.")]
-            section.plain("  adapters", f"by name for {', '.join(name.rpartition('.')[2] for name in classes)}")
+            names = [
+                name.rpartition(".")[2] for adapter in adapters for name in adapter.classes if "transformers." in name
+            ]
+            section.plain("  adapters", f"by name, if this version has it: {', '.join(names)}")
             continue
         found = [verdict for folder in folders for verdict in model_verdicts(SourceTree(folder), adapters)]
         for verdict in found:
