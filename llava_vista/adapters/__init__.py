@@ -1,4 +1,4 @@
-"""What differs between model families: one small file each, found through the registry."""
+"""What differs between model families: one data sheet each. A file dropped in here is known. See README.md."""
 
 import importlib
 import pkgutil

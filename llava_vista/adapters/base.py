@@ -1,4 +1,4 @@
-"""What an adapter says about a model family, the registry of adapters, and how one is found for a model."""
+"""The data sheet of a model family, the registry of data sheets, and the search for a model's."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MERGE_ARGUMENTS = ("input_ids", "attention_mask", "labels")
 
 
 class Adapter:
-    """The data sheet of one model family: how it is recognised, where its decoder is, how images get into the text.
+    """The data sheet of one model family: how to recognise it, where its decoder is, how images get into the text.
 
-    Subclass it, fill in the class attributes, and decorate it with `register_adapter`. Names are compared with whole
-    qualified class names along the MRO ("package.module.Class"), so that nothing of the host needs to be imported and
-    a class that merely looks similar is not taken.
+    Subclass it, set the class attributes, and decorate it with `register_adapter` (README.md in this folder). Names are
+    whole qualified class names along the MRO ("package.module.Class"), so that nothing of the host is imported and a
+    class that merely looks similar does not match.
 
-    Images get into the text in one of two ways, and the layout is read accordingly. Either a method of the model
-    replaces each placeholder by many rows ("merging", `merge_method`), or the processor has put one placeholder token
-    per image row into ``input_ids`` already (`placeholder_ids`). A family may do one or the other, by its version.
+    Images get into the text in one of two ways. Either a method of the model replaces each placeholder by many rows
+    ("merging", `merge_method`), or the processor has put one placeholder token per image row into ``input_ids``
+    (`placeholder_ids`). A family may do one or the other, by its version.
     """
 
     #: Set by `register_adapter`.
     name: ClassVar[str] = ""
     #: Qualified names of the classes of this family; their subclasses are recognised too.
     classes: ClassVar[tuple[str, ...]] = ()
-    #: Asked only about models that no other adapter recognises; its first batch is checked (`selfcheck`).
+    #: Used only for models that no other adapter recognises; their first batch is checked (`first_batch_check`).
     fallback: ClassVar[bool] = False
     #: The method that replaces image placeholders by image features. It takes arguments named as `MERGE_ARGUMENTS`.
     merge_method: ClassVar[str] = "prepare_inputs_labels_for_multimodal"
@@ -43,25 +43,25 @@ class Adapter:
         5: ("input_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels"),
     }
 
-    #: It makes a mask itself when it is given none, and returns that.
+    #: The merge method makes a mask itself when it gets none, and returns it.
     merge_makes_mask: ClassVar[bool] = False
-    #: The host puts several merged samples one behind another into one row before the decoder (`packing`).
+    #: The host concatenates several merged samples into one row before the decoder (`attach.packing`).
     packs_rows: ClassVar[bool] = False
 
     def matches(self, module: nn.Module) -> bool:
-        """Whether ``module`` is the model that owns the merge method."""
+        """Return whether ``module`` is a model of this family: the one that owns the merge method."""
         return any(f"{cls.__module__}.{cls.__qualname__}" in self.classes for cls in type(module).__mro__)
 
     def merges(self, model: nn.Module) -> bool:
-        """Whether this version of the model has the merge method. (A wrapper that forwards attributes has not.)"""
+        """Return whether this version of the model has the merge method. A wrapper that forwards attributes has not."""
         return callable(getattr(type(model), self.merge_method, None))
 
     def placeholder_ids(self, model: nn.Module) -> tuple[int, ...]:
-        """Ids of the tokens that stand, one for one, for image rows in ``input_ids``; empty for families that merge."""
+        """Return the ids of tokens that are one image row each in ``input_ids``; empty for families that merge."""
         return ()
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        """The decoder stack: takes ``inputs_embeds``, returns the hidden state after its final norm."""
+        """Return the decoder stack: it takes ``inputs_embeds`` and returns the hidden state after its final norm."""
         return embedding_parent(model)
 
 
@@ -113,7 +113,7 @@ def all_adapters() -> list[Adapter]:
 
 
 def embedding_parent(model: nn.Module) -> nn.Module:
-    """The module that owns the input embedding: the decoder stack in every family looked at so far.
+    """Return the module that owns the input embedding: the decoder stack, in every family so far.
 
     Raises:
         UnsupportedModelError: the model has no input embedding, or nothing owns it.
@@ -129,7 +129,7 @@ def embedding_parent(model: nn.Module) -> nn.Module:
 
 
 def config_placeholder_ids(model: nn.Module) -> tuple[int, ...]:
-    """Image and video token ids, under the names by which transformers' configurations have them."""
+    """Return the image and video token ids of a transformers configuration."""
     config = getattr(model, "config", None)
     names = [f"{kind}_token_{suffix}" for kind in ("image", "video") for suffix in ("id", "index")]
     ids = [getattr(config, name, None) for name in names]

@@ -1,4 +1,4 @@
-"""Models that no other adapter knows, but that do what a known family does. Their first batch is checked."""
+"""Models that no other adapter knows, but that merge as a known family does. Their first batch is checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Generic(Adapter):
     fallback = True
 
     def matches(self, module: nn.Module) -> bool:
-        # Asked of the class: PEFT's wrappers forward attributes to the model they hold.
+        # On the class: PEFT's wrappers forward attributes to the model that they hold.
         if not callable(getattr(type(module), "get_input_embeddings", None)):
             return False
         return self.merges(module) or bool(self.placeholder_ids(module))

@@ -2,7 +2,7 @@
 
 LLaVA-NeXT (LLaVA-VL/LLaVA-NeXT), CAL (foundation-multimodal-models/CAL) and VIRAL (cvlab-kaist/VIRAL) share the package
 name ``llava`` and most class names, so they share this sheet. VILA has the package name too, but other classes and
-another contract: see vila.py.
+another merge method: see vila.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PACKAGE = "llava.model.language_model"
 
 @register_adapter("llava")
 class Llava(Adapter):
-    """Image features replace placeholders in ``prepare_inputs_labels_for_multimodal``, six values come back.
+    """Image features replace placeholders in ``prepare_inputs_labels_for_multimodal``, which returns six values.
 
     CAL labels image positions -300 and runs the decoder twice (first without gradients); VIRAL returns the expanded
     ids as the first value. Neither matters here.

@@ -9,7 +9,7 @@ _PACKAGE = "moellava.model.language_model"
 
 @register_adapter("moellava")
 class MoeLlava(Adapter):
-    """LLaVA's merge method. The experts' auxiliary loss is in the host's own loss already and stays there.
+    """LLaVA's merge method. The host's own loss contains the experts' auxiliary loss, and keeps it.
 
     Subclasses (``Eval...``, which only load a trained model) are recognised too. QWen's stack is ``transformer``, the
     others' ``model``: it owns the input embedding in all of them.

@@ -1,4 +1,4 @@
-"""ShareGPT4V (ShareGPT4Omni/ShareGPT4V): LLaVA as it was before 1.1.2, with five values coming back."""
+"""ShareGPT4V (ShareGPT4Omni/ShareGPT4V): LLaVA before 1.1.2, whose merge method returns five values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from .base import Adapter, register_adapter
 
 @register_adapter("sharegpt4v")
 class ShareGpt4V(Adapter):
-    """The older merge method: no position ids, and padding that it leaves in place keeps its labels, with mask 0."""
+    """The older merge method: no position ids, and padding keeps its place and its labels, with mask 0."""
 
     classes = ("share4v.model.language_model.share4v_llama.Share4VLlamaForCausalLM",)

@@ -13,7 +13,7 @@ def _names(family: str, *classes: str) -> tuple[str, ...]:
 
 @register_adapter("transformers")
 class Native(Adapter):
-    """The image positions are those of image and video tokens; the decoder always gets ``inputs_embeds``."""
+    """Image positions are those of image and video tokens; the decoder always gets ``inputs_embeds``."""
 
     merge_method = ""
     classes = (
@@ -36,9 +36,9 @@ class Native(Adapter):
 
 @register_adapter("transformers-llava")
 class NativeLlava(Adapter):
-    """As `Native`; up to transformers 4.48 one ``<image>`` may also stand for a whole image, expanded in ``forward``.
+    """As `Native`. Up to transformers 4.48 one ``<image>`` may also be a whole image, expanded in ``forward``.
 
-    Both ways are watched there (4.45 to 4.48 have both), and the one that the batch takes tells.
+    4.45 to 4.48 have both ways: both are observed, and the one that the batch takes counts.
     """
 
     merge_method = "_merge_input_ids_with_image_features"

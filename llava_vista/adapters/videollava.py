@@ -9,7 +9,7 @@ _PACKAGE = "videollava.model.language_model"
 
 @register_adapter("videollava")
 class VideoLlava(Adapter):
-    """LLaVA's merge method; a video is one placeholder per frame, and its rows are image positions like any other."""
+    """LLaVA's merge method. A video is one placeholder per frame, and its rows are image positions."""
 
     classes = (
         f"{_PACKAGE}.llava_llama.LlavaLlamaForCausalLM",

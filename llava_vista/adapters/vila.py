@@ -13,8 +13,8 @@ _PACKAGE = "llava.model.language_model"
 class Vila(Adapter):
     """``_embed`` merges. It makes a mask itself when it gets none, and the labels are not the last value.
 
-    Media tokens are followed by embedded text of their own (newlines), which has no label: image positions too.
-    The stack that owns the input embedding is ``llm.model``.
+    Embedded text without labels (newlines) follows the media tokens: these are image positions too. The stack that
+    owns the input embedding is ``llm.model``.
     """
 
     classes = (
@@ -27,7 +27,7 @@ class Vila(Adapter):
         5: ("inputs_embeds", "labels", "attention_mask", "selection_maps", "selection_probs"),
     }
     merge_makes_mask = True
-    #: `repack_multimodal_data` then puts the attended positions of all rows one behind another into one.
+    #: `repack_multimodal_data` then concatenates the attended positions of all rows.
     packs_rows = True
 
     def matches(self, module: nn.Module) -> bool:

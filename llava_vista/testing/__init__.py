@@ -1,9 +1,8 @@
-"""For authors of adapters: does VISTA act exactly on a model, and leave it as it was?
+"""The conformance kit, for authors of adapters: VISTA acts exactly on a model, and leaves it as it was.
 
-from llava_vista.testing import check_adapter
-
-def test_my_model():
-    check_adapter(build_model, build_batch)
+conformance  runs the checks and reports them: ``check_adapter(build_model, build_batch)`` in a test of your own
+checks       the checks, one function each; a new one is known by its decorator
+case         one model and batch under test, and what a forward pass shows
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The checks of the conformance kit. Each takes a case and raises AssertionError with words when something is wrong."""
+"""The checks of the conformance kit. Each takes a case, and raises AssertionError with what was found and expected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _require(condition: bool, words: str) -> None:
 
 
 def _same(left: dict[str, Tensor], right: dict[str, Tensor], what: str) -> None:
-    """Bit for bit."""
+    """Require bitwise equality."""
     _require(left.keys() == right.keys(), f"{what}: other parameters: {sorted(left.keys() ^ right.keys())[:5]}")
     different = [name for name in left if not torch.equal(left[name], right[name])]
     _require(not different, f"{what}: {len(different)} of {len(left)} differ, first {different[:3]}")
@@ -44,7 +44,7 @@ def _close(left: Tensor, right: Tensor, what: str, relative: float = 1e-4) -> No
 
 @_check
 def text_embeddings(case: Case) -> None:
-    """What the decoder receives at text positions are rows of the embedding table, up to one scale."""
+    """Check that the decoder gets rows of the embedding table at text positions, up to one scale."""
     seen = case.see()
     text = seen.embeds[seen.layout.text].detach()
     _require(len(text) > 0, "no text position was found in the batch")
@@ -55,7 +55,7 @@ def text_embeddings(case: Case) -> None:
 
 @_check
 def text_order(case: Case) -> None:
-    """Every row's text is its attended tokens, in order, with nothing missing but image placeholders and a cut end."""
+    """Check that a row's text is its attended tokens, in order, but for image placeholders and a truncated end."""
     seen = case.see()
     placeholders: set[int] = set()
     for row, (ids, mask) in enumerate(zip(seen.input_ids, seen.mask, strict=True)):
@@ -68,19 +68,19 @@ def text_order(case: Case) -> None:
             else:
                 missing.append(token)
         _require(position == len(found), f"row {row}: text {found[:20]} is not a part, in order, of {wanted[:20]}")
-        # what is missing behind the last text token may have been cut off by a maximum length
+        # A maximum length may have cut off what is missing after the last text token.
         kept = wanted[: len(wanted) - _tail(wanted, found)] if found else []
         placeholders.update(_difference(kept, found))
         _require(
             not missing or bool(seen.layout.image[row].any()),
-            f"row {row}: tokens {missing[:5]} are missing from the text, and no image stands in the row",
+            f"row {row}: tokens {missing[:5]} are missing from the text, and the row has no image",
         )
     common = placeholders & set(seen.token_ids[seen.layout.text].tolist())
     _require(not common, f"tokens {sorted(common)[:5]} are text in one place and missing in another")
 
 
 def _tail(wanted: list[int], found: list[int]) -> int:
-    """How many tokens stand in ``wanted`` behind the last one of ``found``."""
+    """Return the number of tokens in ``wanted`` after the last one of ``found``."""
     return len(wanted) - 1 - max(index for index, token in enumerate(wanted) if token == found[-1])
 
 
@@ -90,7 +90,7 @@ def _difference(wanted: list[int], found: list[int]) -> set[int]:
 
 @_check
 def image_rows(case: Case) -> None:
-    """Image positions exist and hold image features: no rows of the embedding table, no padding."""
+    """Check that image positions hold image features: no rows of the embedding table, no padding."""
     seen = case.see()
     _require(bool(seen.layout.image.any()), "no image position was found; the batch needs an image")
     _require(not bool((seen.layout.image & seen.layout.text).any()), "a position is both image and text")
@@ -103,7 +103,7 @@ def image_rows(case: Case) -> None:
 
 @_check
 def last_hidden_state(case: Case) -> None:
-    """What is tapped is what the output layer reads: the hidden state after the final norm."""
+    """Check that the observed hidden state is the one that the output layer reads, after the final norm."""
     seen, model = case.see(), case.model()
     logits = seen.output.get("logits") if hasattr(seen.output, "get") else None
     _, inner = find_adapter(model)
@@ -111,12 +111,12 @@ def last_hidden_state(case: Case) -> None:
     if head is None or logits is None or logits.shape[:2] != seen.hidden.shape[:2]:
         raise Skipped("the model shows no logits and output layer to compare with")
     with torch.no_grad():
-        _close(head(seen.hidden), logits, "logits from the tapped hidden state", 1e-4)
+        _close(head(seen.hidden), logits, "logits from the observed hidden state", 1e-4)
 
 
 @_check
 def term_by_value(case: Case) -> None:
-    """The term is the equation's, computed here by loops in float64 over what was seen."""
+    """Check the term against the equation, computed here by loops in float64."""
     seen, model = case.see(), case.model()
     handle = attach(model, add_to_loss=False)
     case.run(model)
@@ -137,7 +137,7 @@ def term_by_value(case: Case) -> None:
 
 @_check
 def weight_zero(case: Case) -> None:
-    """With weight 0, loss and every gradient are the plain model's, bit for bit."""
+    """Check that weight 0 leaves the loss and every gradient bit-identical."""
     plain_loss, plain = case.gradients(case.model())
     model = case.model()
     handle = attach(model, VistaConfig(weight=0.0))
@@ -149,7 +149,7 @@ def weight_zero(case: Case) -> None:
 
 @_check
 def term_in_loss_and_gradients(case: Case) -> None:
-    """The loss is cross-entropy + weight * VISTA, and so are the gradients: by value, against separate backwards."""
+    """Check loss and gradients of cross-entropy + weight * VISTA against separate backward passes."""
     plain_loss, plain = case.gradients(case.model())
     observed = case.model()
     handle = attach(observed, add_to_loss=False)
@@ -168,13 +168,13 @@ def term_in_loss_and_gradients(case: Case) -> None:
     for name, value in found.items():
         expected = plain.get(name, torch.zeros_like(value)) + 3 * alone.get(name, torch.zeros_like(value))
         error = float((value - expected).abs().max())
-        # two backwards added in another order than one
+        # Two backward passes are added in another order than one.
         _require(error <= 5e-5 * largest, f"gradient of {name} off by {error:.2e}, the largest is {largest:.2e}")
 
 
 @_check
 def evaluation(case: Case) -> None:
-    """In evaluation mode the attached model is the plain one."""
+    """Check that an attached model in evaluation mode gives the plain loss."""
     with torch.no_grad():
         plain = case.loss(case.model().eval())
         model = case.model().eval()
@@ -185,7 +185,7 @@ def evaluation(case: Case) -> None:
 
 
 def _traces(model: nn.Module) -> dict[str, Any]:
-    """What attaching might leave behind: hooks, attributes of instances and of their classes."""
+    """Return what attaching might leave behind: hooks, attributes of instances and of their classes."""
     traces: dict[str, Any] = {}
     for name, module in model.named_modules():
         traces[f"{name} hooks"] = [
@@ -207,7 +207,7 @@ def _interrupt(*args: Any) -> None:
 
 @_check
 def detach_restores(case: Case) -> None:
-    """After detach, also after an exception in between, everything is what it was."""
+    """Check that detach restores everything, also after an exception in the decoder."""
     model = case.model()
     case.run(model)  # a first forward may fill the host's own caches
     before, plain = _traces(model), case.loss(model).detach()
@@ -232,7 +232,7 @@ def detach_restores(case: Case) -> None:
 
 @_check
 def deep_copy(case: Case) -> None:
-    """A copy of an attached model is a plain model; the original stays attached."""
+    """Check that a deep copy of an attached model is a plain model, and that the original stays attached."""
     model = case.model()
     plain = case.loss(model).detach()
     handle = attach(model)
@@ -245,7 +245,7 @@ def deep_copy(case: Case) -> None:
 
 @_check
 def save_and_load(case: Case) -> None:
-    """An attached model has the plain one's state, and comes back from its own `save_pretrained` as it was."""
+    """Check that an attached model saves and loads as the plain one does."""
     model = case.model()
     keys, plain = list(model.state_dict()), case.loss(model).detach()
     handle = attach(model)
@@ -265,7 +265,7 @@ def save_and_load(case: Case) -> None:
 
 @_check
 def gradient_checkpointing(case: Case) -> None:
-    """Checkpointing runs layers twice; the term and its gradient stay."""
+    """Check that gradient checkpointing, which runs layers twice, keeps the term and its gradient."""
     model = case.model()
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise Skipped("the model does not support it")
@@ -290,7 +290,7 @@ def gradient_checkpointing(case: Case) -> None:
 
 @_check
 def peft(case: Case) -> None:
-    """Wrapped by PEFT, whose fresh LoRA changes no number, the term is the same and reaches the adapters."""
+    """Check that the term is the same in a PEFT model, whose new LoRA changes no number, and trains the LoRA."""
     if importlib.util.find_spec("peft") is None:
         raise Skipped("peft is not installed")
     from peft import LoraConfig, get_peft_model  # type: ignore[attr-defined]

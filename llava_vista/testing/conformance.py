@@ -1,4 +1,4 @@
-"""The conformance kit: runs every check on a model and says in words what failed."""
+"""Run every check of the kit on a model, and report in words what failed."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def check_adapter(
     """Run all checks on a model in training mode.
 
     Args:
-        build_model: makes the model anew, with the same weights every time (the kit seeds torch before each call).
-            Small and in float32: the checks run it some twenty times, and compare bit for bit.
-        build_batch: makes the keyword arguments of its forward anew. With ``labels``; best with ragged rows, a
-            text-only row and a row with two images.
+        build_model: makes a new model at each call, with the same weights every time (the kit seeds torch before it).
+            Small and in float32: the checks run it often, and compare bit for bit.
+        build_batch: makes new keyword arguments of its forward pass at each call. With ``labels``; best with rows of
+            different lengths, a text-only row and a row with two images.
         skip: names of checks that the host itself cannot pass; they are listed as skipped.
 
     Returns:
-        What each check found.
+        One outcome per check.
 
     Raises:
         ConformanceError: at least one check failed; the message lists all that did.
@@ -63,7 +63,7 @@ def check_adapter(
             outcomes.append(Outcome(name, "ok"))
         except Skipped as reason:
             outcomes.append(Outcome(name, "skipped", str(reason)))
-        except Exception as error:  # noqa: BLE001  (whatever a host raises belongs into the report)
+        except Exception as error:  # noqa: BLE001  (a host may raise anything)
             kind = "" if isinstance(error, (VistaError, AssertionError)) else f"{type(error).__name__}: "
             outcomes.append(Outcome(name, "failed", f"{kind}{error}"))
     failed = [outcome for outcome in outcomes if outcome.result == "failed"]

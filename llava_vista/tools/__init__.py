@@ -1,1 +1,1 @@
-"""The subcommands of ``llava-vista``, one folder each, and the kit that they share. The core imports none of them."""
+"""The subcommands of ``llava-vista``, a folder each, and the kit that they share. README.md has the rules."""

@@ -1,35 +1,35 @@
-"""``llava-vista doctor``: would VISTA work here, and on this checkout or checkpoint?
-
-environment  versions, the start-up hook, LLAVA_VISTA, the hosts that are installed
-checkout     a host's repository, read as text
-checkpoint   a model directory's config.json
-troubles     what is known to go wrong with which versions
-source       Python source looked at through ast, never imported
-report       the marked lines that come out
-"""
+"""``llava-vista doctor``: would VISTA work here, and on this checkout or checkpoint? Nothing of a host is imported."""
 
 from __future__ import annotations
 
 import argparse
+import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target",
-        nargs="?",
+        "targets",
+        nargs="*",
         metavar="MODEL_OR_REPO",
-        help="also look at this directory: a host's checkout (LLaVA, a fork of it), or a checkpoint with a config.json",
+        help="also look at these folders: a host's checkout (LLaVA, a fork of it), or a checkpoint with a config.json. "
+        "A checkpoint's class is looked up in the checkouts named beside it.",
     )
+    parser.add_argument("--verbose", action="store_true", help="every line, not only the twelve that matter most")
+    parser.add_argument("--json", action="store_true", help="every line as JSON")
+    parser.epilog = "example: llava-vista doctor path/to/LLaVA checkpoints/llava-v1.5-7b-pretrain"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report.
+    """Print the result.
 
     Returns:
         0 when nothing is wrong, 1 when something asked for would not work.
     """
-    from .examine import examine
+    from .examination import examine
 
-    report = examine(args.target)
-    print(report.render())
-    return 1 if report.wrong else 0
+    result = examine(args.targets)
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        print(result.to_text() if args.verbose else result.to_short_text())
+    return 1 if result.problems else 0

@@ -1,250 +1,151 @@
-"""A host's repository, read as text: its model classes, merge methods, trainers and entry scripts."""
+"""A host's checkout, read as text: its model classes, trainers and training scripts."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from .report import Section
-from .source import (
-    Method,
-    SourceTree,
-    base_names,
-    calls,
-    classes_in,
-    find_class,
-    methods_in,
-    package_folders,
-    unbound_uses,
-)
-from .troubles import SUSPECT_NAMES
-
-if TYPE_CHECKING:
-    from ...adapters import Adapter
+from ...adapters import Adapter
+from ..kit.host_source import SourceTree, calls, last_name, package_folders
+from ..kit.report import Checklist
+from .attach_verdict import Verdict, host_packages, model_verdicts
 
 PARSER = "HfArgumentParser"
-#: LLaVA's own name for it, which nothing else goes by.
-DISTINCTIVE = "prepare_inputs_labels_for_multimodal"
-#: What VISTA passes and reads by name.
-NEEDED_PARAMETERS = ("input_ids", "attention_mask", "labels")
+#: Used, and imported, in a trainer: LLaVA-NeXT's copy of transformers' training loop forgot to.
+_SUSPECT = re.compile(rb"\bDebugOption\.")
+_SUSPECT_IMPORT = re.compile(rb"import\s*(\*|\([^)]*\bDebugOption\b|[^\n(]*\bDebugOption\b)")
 
 
-class Recognised(NamedTuple):
-    adapter: Adapter
-    qualified: str
-    path: Path
-
-
-@dataclass
 class Checkout:
-    """What was found. Paths are relative to ``root``, places are "path:line"."""
+    """What was found in a checkout.
 
-    root: Path
-    files: int = 0
-    truncated: bool = False
-    recognised: list[Recognised] = field(default_factory=list)
-    merge_methods: list[Method] = field(default_factory=list)
-    #: model classes with a merge method that no adapter knows: "name (path)"
-    unknown: list[str] = field(default_factory=list)
-    entries: list[str] = field(default_factory=list)
-    #: subclasses of some Trainer in the host's own packages: "name (place)"
-    trainers: list[str] = field(default_factory=list)
-    unbound: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def packages(self) -> frozenset[str]:
-        """The top-level folders that hold what was found."""
-        paths = [item.path for item in self.recognised] + [method.path for method in self.merge_methods]
-        return frozenset(map(_package, paths))
-
-    @property
-    def is_host(self) -> bool:
-        return bool(self.recognised or self.merge_methods)
-
-
-def _package(path: Path) -> str:
-    """The top-level package of a file, for the usual layouts: ``package/...`` and ``src/package/...``"""
-    parts = path.parts[1:] if path.parts[0] == "src" else path.parts
-    return parts[0].removesuffix(".py")
-
-
-def holds_host(folder: Path, adapters: Iterable[Adapter]) -> bool:
-    """Whether a package by a host's name lies here. (Some checkouts have a model's config.json at their top.)"""
-    packages = {qualified.partition(".")[0] for adapter in adapters for qualified in adapter.classes}
-    return any(Path(folder, where, name, "__init__.py").is_file() for name in packages for where in ("", "src"))
-
-
-def repository_root(folder: Path, adapters: Iterable[Adapter]) -> Path:
-    """The folder that holds the host's package: ``folder``, or its parent when the package itself was named."""
-    packages = {qualified.partition(".")[0] for adapter in adapters for qualified in adapter.classes}
-    return folder.parent if folder.name in packages and (folder / "__init__.py").is_file() else folder
-
-
-def inspect_checkout(folder: Path, adapters: Sequence[Adapter]) -> Checkout:
-    """Read the Python files below ``folder``; none is imported."""
-    root = repository_root(folder.resolve(), adapters)
-    tree = SourceTree(root)
-    checkout = Checkout(root, files=len(tree.paths), truncated=tree.truncated)
-    for adapter in adapters:
-        for qualified in adapter.classes:
-            package = qualified.partition(".")[0]
-            path = find_class([root / package, root / "src" / package], qualified)
-            if path is not None:
-                checkout.recognised.append(Recognised(adapter, qualified, path.relative_to(root)))
-    merge_names = {adapter.merge_method for adapter in adapters} - {""}
-    trainers: list[tuple[Path, ast.ClassDef]] = []
-    for path, module in tree.mentioning([*merge_names, PARSER, "Trainer", *SUSPECT_NAMES]):
-        place = path.relative_to(root)
-        checkout.merge_methods += methods_in(place, module, merge_names)
-        checkout.entries += [f"{place}:{line}" for line in calls(module, PARSER)]
-        trainers += [
-            (place, cls) for cls in classes_in(module) if any(base.endswith("Trainer") for base in base_names(cls))
-        ]
-        for name in SUSPECT_NAMES:
-            if uses := unbound_uses(module, name):
-                checkout.unbound[name] = f"{place}:{uses[0]}"
-    checkout.recognised = _by_merge_method(checkout)
-    checkout.merge_methods = _merge_methods(checkout)
-    checkout.trainers = [
-        f"{cls.name} ({place}:{cls.lineno})" for place, cls in trainers if _package(place) in checkout.packages
-    ]
-    checkout.unknown = _unknown_models(tree, checkout)
-    return checkout
-
-
-def _by_merge_method(checkout: Checkout) -> list[Recognised]:
-    """Hosts share package and class names, for other things: whose merge method is defined here, is meant.
-
-    Where none is, all stay, so that the missing method is reported.
+    models: the verdicts on the project's own models.
+    set_aside: top-level packages of other models: copies of another host, or what is not trained here.
+    facts: what `known_issues` can depend on.
     """
-    defined = {method.name for method in checkout.merge_methods}
-    meant = [item for item in checkout.recognised if item.adapter.merge_method in defined]
-    return meant or checkout.recognised
 
+    def __init__(self, folder: Path, adapters: Sequence[Adapter]) -> None:
+        self.tree = SourceTree(folder.resolve())
+        self._hosts = set(host_packages(adapters))
+        self._entries: list[str] = []
+        self._trainers: list[tuple[str, str]] = []  # (package, "name (place)")
+        self._training: set[Path] = set()
+        self.facts: set[str] = set()
+        self._read_training()
+        found = model_verdicts(self.tree, adapters)
+        self.models = self._own(found)
+        self.set_aside = sorted({f"{model.package}/" for model in found if model not in self.models})
+        self.packages = {model.package for model in self.models}
+        self.facts |= {f"host:{package}" for package in self.packages} | {f"class:{m.name}" for m in self.models}
+        self.facts |= {f"merge:{name}" for model in self.models if model.merge for name in model.merge.parameters}
 
-def _merge_methods(checkout: Checkout) -> list[Method]:
-    """Without the methods that merely have such a name: only one name says by itself what it is."""
-    used = {item.adapter.merge_method for item in checkout.recognised}
-    return [
-        method
-        for method in checkout.merge_methods
-        if (method.name in used if used else method.name == DISTINCTIVE or not _missing(method))
-    ]
+    def _read_training(self) -> None:
+        for path, module in self.tree.mentioning([PARSER, "Trainer"]):
+            trainers = [
+                f"{cls.name} ({self.tree.place(path, cls.node.lineno)})"
+                for cls in self.tree.classes_of(path)
+                if any(last_name(base).endswith("Trainer") for base in cls.node.bases)
+            ]
+            entries = [self.tree.place(path, line) for line in calls(module, PARSER)]
+            self._trainers += [(self.tree.package(path), trainer) for trainer in trainers]
+            self._entries += entries
+            if trainers or entries:
+                self._training.add(path)
+            if _SUSPECT.search(self.tree.texts[path]) and not _SUSPECT_IMPORT.search(self.tree.texts[path]):
+                self.facts.add("unbound:DebugOption")
 
+    def _is_trained(self, model: Verdict) -> bool:
+        """Return whether training code names the class."""
+        word = re.compile(rb"\b" + re.escape(model.name.encode()) + rb"\b")
+        naming = (path for path in self._training if word.search(self.tree.texts[path]))
+        return any(self.tree.resolve(path, ast.Name(model.name)) == model.cls for path in naming)
 
-def _missing(method: Method) -> list[str]:
-    return [name for name in NEEDED_PARAMETERS if name not in method.parameters]
+    def _own(self, models: list[Verdict]) -> list[Verdict]:
+        """Return the project's own models.
 
+        A package with the name of a known host is a copy that came with another project if models of another package
+        are trained here, or if it has no training code.
+        """
+        training = {self.tree.package(path) for path in self._training}
+        others = [model for model in models if model.package not in self._hosts]
+        own = [model for model in others if model.package in training or self._is_trained(model)]
+        return own or (models if training & self._hosts else others) or models
 
-def _unknown_models(tree: SourceTree, checkout: Checkout) -> list[str]:
-    """Models that own or inherit a merge method, have a forward, and are no known class or subclass of one."""
-    if not checkout.merge_methods:
-        return []
-    owners = {method.owner for method in checkout.merge_methods}
-    known = {item.qualified.rpartition(".")[2] for item in checkout.recognised}
-    models = [
-        (path.relative_to(checkout.root), cls)
-        for path, module in tree.mentioning(owners | known)
-        for cls in classes_in(module)
-    ]
-    return [
-        f"{cls.name} ({path})"
-        for path, cls in models
-        if (cls.name in owners or base_names(cls) & owners)
-        and cls.name not in known
-        and not base_names(cls) & known
-        and any(getattr(node, "name", "") == "forward" for node in cls.body)
-    ]
+    @property
+    def answer(self) -> str:
+        """The adapters of the models, in words."""
+        names: dict[str, list[str]] = {}
+        for model in self.models:
+            if not model.problem:
+                names.setdefault(model.adapter_name, []).append(model.name)
+        return "; ".join(f"adapter {adapter} for {name_some(classes)}" for adapter, classes in names.items())
 
-
-def report_checkout(section: Section, checkout: Checkout, adapters: Sequence[Adapter]) -> None:
-    """Say whether VISTA would work on this host's training."""
-    section.plain("read", f"{checkout.files} Python files below {checkout.root}; none was imported")
-    if checkout.truncated:
-        section.note("read", "that is too many for one host's checkout, the rest was left out: name its own folder")
-    if not checkout.files:
-        section.wrong("host", "neither a checkpoint (no config.json of a model) nor a checkout (no Python file)")
-        return
-    if not checkout.is_host:
-        section.wrong(
-            "host",
-            "another project, or a host that is not known yet: no class that an adapter knows, and no merge method. "
-            f"Looked for {_looked_for(adapters)}.",
-        )
-        return
-    if not checkout.recognised:
-        section.wrong(
-            "adapter",
-            f"none knows the models of this host. Looked for {_looked_for(adapters)}. But there is a merge method, so "
-            "an adapter of a few lines that names the class may do (register_adapter).",
-        )
-    for adapter, qualified, path in checkout.recognised:
-        section.ok("adapter", f"{adapter.name} for {qualified.rpartition('.')[2]} ({path})")
-    for model in checkout.unknown:
-        section.note("no adapter", model)
-    _report_merge_methods(section, checkout, adapters)
-    for trainer in checkout.trainers:
-        section.ok("trainer", trainer)
-    if not checkout.trainers:
-        section.note(
-            "trainer",
-            "no subclass of a Trainer found: --vista acts on transformers.Trainer. In a training loop of the host's "
-            "own, call attach().",
-        )
-    for entry in checkout.entries:
-        section.ok("reads flags", f"{entry} with {PARSER}: takes --vista")
-    if not checkout.entries:
-        section.note(
-            "reads flags",
-            f"no use of {PARSER} found: --vista would be an unknown argument there. Use LLAVA_VISTA=1 or install().",
-        )
-    _report_import(section, checkout)
-
-
-def _report_merge_methods(section: Section, checkout: Checkout, adapters: Sequence[Adapter]) -> None:
-    used = {item.adapter.merge_method for item in checkout.recognised}
-    for adapter in {item.adapter.name: item.adapter for item in checkout.recognised}.values():
-        if adapter.merge_method not in {method.name for method in checkout.merge_methods}:
+    def report(self, section: Checklist) -> str:
+        """Add what was found, and return the section's summary."""
+        tree = self.tree
+        section.plain("read", f"{len(tree.texts)} Python files below {tree.folder}; none was imported")
+        if tree.truncated:
+            section.note("read", "too many for one host's checkout, the rest was left out: name its own folder")
+        if not tree.texts:
+            section.wrong("host", "neither a checkpoint (no config.json of a model) nor a checkout (no Python file)")
+        elif not self.models:
             section.wrong(
-                "merge method",
-                f"{adapter.merge_method}, which adapter {adapter.name} goes by, is not defined in this checkout: this "
-                "version of the host differs from those known.",
-            )
-    understood = {
-        count for adapter in adapters if not used or adapter.merge_method in used for count in adapter.merge_returns
-    }
-    for method in checkout.merge_methods:
-        text = f"{method.owner}.{method.name}{method.signature} ({method.path}:{method.line})"
-        missing = _missing(method)
-        if missing:
-            section.wrong("merge method", f"{text} has no parameter {' or '.join(missing)}, which VISTA goes by.")
-        elif method.returns and not understood & set(method.returns):
-            counts = " or ".join(str(count) for count in method.returns)
-            section.wrong(
-                "merge method",
-                f"{text} returns {counts} values; understood are {' or '.join(map(str, sorted(understood)))}. An "
-                "adapter can say what they are (merge_returns).",
+                "host",
+                "another project: no class that an adapter knows, none with LLaVA's merge method, and none whose "
+                "forward pass takes labels and images. A model of another kind needs a data sheet (register_adapter).",
             )
         else:
-            section.ok("merge method", text)
+            self._report_models(section)
+            self._report_training(section)
+        return section.lines[0].text
 
+    def _report_models(self, section: Checklist) -> None:
+        problems: dict[tuple[str, str], list[Verdict]] = {}
+        for model in self.models:
+            if model.problem:
+                problems.setdefault((model.adapter_name, model.problem), []).append(model)
+            else:
+                section.ok("adapter", str(model))
+        is_any_known = any(model.adapter for model in self.models)
+        for (adapter, problem), models in problems.items():
+            # A class that no adapter knows and no training code names does not matter beside others.
+            matters = models[0].adapter or not is_any_known or any(map(self._is_trained, models))
+            text = f"{adapter} for {name_some(list(dict.fromkeys(model.name for model in models)))}: {problem}"
+            (section.wrong if matters else section.note)("adapter", text)
+        if self.set_aside:
+            folders = ", ".join(self.set_aside)
+            section.note("set aside", f"models in {folders}: a copy of another host, or not trained here")
+        for merge in dict.fromkeys(model.merge for model in self.models):
+            if merge:
+                place = self.tree.place(merge.path, merge.node.lineno)
+                section.ok("merge method", f"{merge.name}({ast.unparse(merge.node.args)}) ({place})")
 
-def _report_import(section: Section, checkout: Checkout) -> None:
-    """Training imports the package by name: that had better be this checkout's."""
-    for package in sorted({item.qualified.partition(".")[0] for item in checkout.recognised}):
-        folders = package_folders(package)
-        if folders and not any(folder.resolve().is_relative_to(checkout.root) for folder in folders):
+    def _report_training(self, section: Checklist) -> None:
+        trainers = [trainer for package, trainer in self._trainers if package in self.packages]
+        for trainer in trainers:
+            section.ok("trainer", trainer)
+        if not trainers:
             section.note(
-                "import",
-                f"Python here imports {package} from {folders[0]}, not from this checkout. To train this one: pip "
-                f"install --no-deps -e {checkout.root}, or put it on PYTHONPATH.",
+                "trainer",
+                "no subclass of a Trainer found: --vista acts on transformers.Trainer. In a training loop of the "
+                "host's own, call attach().",
             )
+        for entry in self._entries:
+            section.ok("reads flags", f"{entry} with {PARSER}: takes --vista")
+        if not self._entries:
+            section.note("reads flags", f"no {PARSER} found: --vista would be unknown. Use LLAVA_VISTA=1 or install().")
+        for package in sorted(self.packages & self._hosts):  # training imports it by name: from here?
+            folders = package_folders(package)
+            if folders and not any(folder.resolve().is_relative_to(self.tree.root) for folder in folders):
+                section.note(
+                    "import",
+                    f"Python here imports {package} from {folders[0]}, not from this checkout. To train this one: pip "
+                    f"install --no-deps -e {self.tree.root}, or put it on PYTHONPATH.",
+                )
 
 
-def _looked_for(adapters: Sequence[Adapter]) -> str:
-    names = [name for adapter in adapters for name in adapter.classes]
-    methods = sorted({adapter.merge_method for adapter in adapters} - {""})
-    return f"the classes {', '.join(names)} and a method {' or '.join(methods)}"
+def name_some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

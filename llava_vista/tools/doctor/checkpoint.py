@@ -1,119 +1,104 @@
-"""A checkpoint directory: its config.json tells the model class, and with it the adapter."""
+"""A checkpoint folder: what its config.json says about the model's class, and so about the adapter."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
-from .report import Section
-
-if TYPE_CHECKING:
-    from ...adapters import Adapter
+from ...adapters import Adapter
+from ...adapters.base import config_placeholder_ids
+from ...hooks.run_record import FILE_NAME as RUN_RECORD
+from ..kit.host_source import SourceTree
+from ..kit.report import NOTE, OK, WRONG, Checklist
+from .attach_verdict import Verdict, model_verdicts
+from .checkout import name_some
 
 CONFIG_FILE = "config.json"
-RUN_RECORD = "vista.json"
 
 
-@dataclass(frozen=True)
+def find_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint in a folder; None when it has no config.json of a model.
+
+    A checkout may have one too: a folder that holds a Python package is no checkpoint.
+    """
+    if not (folder / CONFIG_FILE).is_file() or any(any(folder.glob(f"{up}*/__init__.py")) for up in ("", "src/")):
+        return None
+    checkpoint = Checkpoint(folder)
+    return checkpoint if checkpoint.error or {"architectures", "model_type"} & set(checkpoint.config) else None
+
+
 class Checkpoint:
-    """What ``config.json`` says about the model."""
+    """What ``config.json`` says about the model; ``error`` is why it cannot be read, or ""."""
 
-    architectures: tuple[str, ...]
-    model_type: str | None
-    vision_tower: str | None
-    #: it says something about vision, be it in the host's way or in transformers'
-    sees: bool
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = {}
+        self.error = ""
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            self.config |= config
+        except (ValueError, TypeError) as error:  # no JSON, or no object
+            self.error = f"cannot be read ({error}). Is the download complete?"
+        architectures = self.config.get("architectures")
+        self.classes = [str(name) for name in architectures] if isinstance(architectures, list) else []
+        self.model_type = str(self.config.get("model_type") or "")
+        self.is_llava_like = any(key.startswith("mm_") for key in self.config)
+        self.sees = self.is_llava_like or any("vision" in key for key in self.config)
 
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder's config.json is a model's; a file that cannot be read counts, so that it is reported."""
-    if not (folder / CONFIG_FILE).is_file():
-        return False
-    try:
-        config = _read(folder)
-    except ValueError:
-        return True
-    return "architectures" in config or "model_type" in config
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError(f"a JSON object was expected, found {type(config).__name__}")
-    return config
-
-
-def inspect_checkpoint(folder: Path) -> Checkpoint:
-    """Read the folder's config.json.
-
-    Raises:
-        ValueError: it is not a JSON object.
-    """
-    config = _read(folder)
-    architectures = config.get("architectures")
-    tower = config.get("mm_vision_tower") or config.get("vision_tower")
-    return Checkpoint(
-        architectures=tuple(str(name) for name in architectures) if isinstance(architectures, list) else (),
-        model_type=config.get("model_type"),
-        vision_tower=tower if isinstance(tower, str) else None,
-        sees=any("vision" in key or key.startswith("mm_") for key in config),
-    )
-
-
-def adapters_for(class_name: str, adapters: Sequence[Adapter]) -> list[tuple[Adapter, str]]:
-    """The adapters that know a class of that name, with its qualified name: the config has the bare one only."""
-    return [
-        (adapter, qualified)
-        for adapter in adapters
-        for qualified in adapter.classes
-        if qualified.rpartition(".")[2] == class_name
-    ]
-
-
-def report_checkpoint(section: Section, folder: Path, adapters: Sequence[Adapter]) -> frozenset[str]:
-    """Say which adapter the model would get.
-
-    Returns:
-        The names of the model classes.
-    """
-    try:
-        checkpoint = inspect_checkpoint(folder)
-    except ValueError as error:
-        section.wrong(CONFIG_FILE, f"cannot be read ({error}). Is the download complete?")
-        return frozenset()
-    names = checkpoint.architectures
-    section.plain("architectures", ", ".join(names) or "none named")
-    section.plain("model_type", checkpoint.model_type or "none named")
-    section.plain("vision tower", checkpoint.vision_tower or "none named")
-    if (folder / RUN_RECORD).is_file():
-        section.plain(RUN_RECORD, "the model was trained with VISTA; the file tells how")
-    claims = [claim for name in names for claim in adapters_for(name, adapters)]
-    if claims:
-        for adapter, qualified in claims:
-            section.ok("adapter", f"{adapter.name}, if the class is {qualified}")
-        if checkpoint.vision_tower is None and not checkpoint.sees:
+    def report(self, section: Checklist, adapters: Sequence[Adapter], models: Sequence[Verdict]) -> str:
+        """Add which adapter the model gets, and return that in short; ``models`` are classes whose source is there."""
+        if self.error:
+            section.wrong(CONFIG_FILE, self.error)
+            return ""
+        tower = self.config.get("mm_vision_tower") or self.config.get("vision_tower")
+        section.plain("architectures", ", ".join(self.classes) or "none named")
+        section.plain("model_type", self.model_type or "none named")
+        section.plain("vision tower", tower if isinstance(tower, str) else "none named")
+        if (self.folder / RUN_RECORD).is_file():
+            section.plain(RUN_RECORD, "the model was trained with VISTA; the file says how")
+        own = model_verdicts(SourceTree(self.folder), adapters)  # code that comes with the checkpoint
+        mark, answer, text = self._adapter(adapters, [*own, *models])
+        {OK: section.ok, NOTE: section.note, WRONG: section.wrong}[mark]("adapter", text)
+        if mark == OK and not self.sees:
             section.note("vision tower", "name one when training (LLaVA: --vision_tower); without images VISTA adds 0")
-    elif names and not checkpoint.sees and all(name.endswith("ForCausalLM") for name in names):
-        section.note(
-            "adapter",
-            "none as it is: a text-only language model. A host that is given it together with a vision tower makes one "
-            f"of its own classes from it, and that one counts. Known: {known_classes(adapters)}.",
-        )
-    else:
-        section.wrong(
-            "adapter",
-            f"none knows {' or '.join(names) or 'a class that is not named'}. Known: {known_classes(adapters)}. A "
-            "model of another family needs an adapter (register_adapter).",
-        )
-    return frozenset(names)
+        return answer
 
+    def _adapter(self, adapters: Sequence[Adapter], models: Sequence[Verdict]) -> tuple[str, str, str]:
+        """Return what attach() does with the model: the mark, the adapter in short, and in full.
 
-def known_classes(adapters: Sequence[Adapter]) -> str:
-    """The adapters and their classes, for messages."""
-    return "; ".join(
-        f"{adapter.name} ({', '.join(name.rpartition('.')[2] for name in adapter.classes) or 'by a rule of its own'})"
-        for adapter in adapters
-    )
+        After stage 1 the config still has the language model's class, beside the host's model type: then that counts.
+        """
+        named = ", ".join(self.classes) or self.model_type or "a class that is not named"
+        if self.config.get("is_encoder_decoder"):
+            return WRONG, "", f"none for {named}: an encoder-decoder, with images and answer in separate sequences."
+        kind = re.compile(rb"model_type\s*=\s*[\"']%b[\"']" % re.escape(self.model_type.encode()))
+        sourced = [model for model in models if model.name in self.classes]
+        sourced += [model for model in models if self.sees and kind.search(model.cls.path.read_bytes())]
+        if sourced:
+            [model, *_] = sourced
+            return WRONG if model.problem else OK, f"{model.adapter_name} for {model.name}", str(model)
+        # Without the source, by names: a class has the bare one here, and its file is often called as the model type.
+        listed = [(adapter.name, qualified) for adapter in adapters for qualified in adapter.classes]
+        file = self.model_type.replace("-", "_")
+        known = [item for item in listed if item[1].split(".")[-1] in self.classes] or [
+            item for item in listed if self.sees and item[1].split(".")[-2].removeprefix("modeling_") == file
+        ]
+        if known:
+            short = f"{' or '.join(dict.fromkeys(adapter for adapter, _ in known))} for {named}"
+            return OK, short, "; ".join(f"{adapter}, if the class is {qualified}" for adapter, qualified in known)
+        short = f"generic for {named}"
+        if ids := config_placeholder_ids(SimpleNamespace(config=SimpleNamespace(**self.config))):  # type: ignore[arg-type]
+            return OK, short, f"{short}, by its image token ids {ids}; the first batch is checked"
+        if self.is_llava_like:
+            short += ", if its code has LLaVA's merge method"
+            return NOTE, short, f"{short}. Name the checkout with that code too: llava-vista doctor REPO CHECKPOINT"
+        if not self.sees and self.classes and all(name.endswith("ForCausalLM") for name in self.classes):
+            short = f"none for {named} as it is: a text-only language model"
+            return NOTE, short, f"{short}. A host makes a class of its own from it and a vision tower; that one counts."
+        families = [(sheet.name, [name.rpartition(".")[2] for name in sheet.classes]) for sheet in adapters]
+        text = "; ".join(f"{name} ({name_some(classes) or 'by a rule of its own'})" for name, classes in families)
+        return WRONG, "", f"none knows {named}. Known: {text}. Write a data sheet for others (register_adapter)."

@@ -1,28 +1,24 @@
-"""This environment: versions, the start-up hook, LLAVA_VISTA, and the hosts that are installed."""
+"""This environment: versions, the start-up hook and LLAVA_VISTA."""
 
 from __future__ import annotations
 
-import os
 import site
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 from ...config import ENVIRONMENT_VARIABLE, FLAG, read_environment, resolve
-from ...errors import ConfigError, VistaError
+from ...errors import ConfigError
 from ...hooks.run_record import versions
-from .report import Section
-from .source import defines_method, find_class, package_folders
-
-if TYPE_CHECKING:
-    from ...adapters import Adapter
+from ..kit.fresh_interpreter import imported_at_start
+from ..kit.report import Checklist
 
 PTH_FILE = "llava_vista.pth"
 #: Also reported, beside what a run's vista.json records.
 _ALSO = ("llava", "einops", "sentencepiece", "tokenizers", "timm", "torchvision", "flash-attn", "bitsandbytes")
+#: Named in the summary.
+_MAIN = ("python", "torch", "transformers", "accelerate", "deepspeed", "peft")
 _WITHOUT_HOOK = (
     "Start training with `python -m llava_vista SCRIPT ARGS...` in place of `python SCRIPT ARGS...`, or call "
     "llava_vista.install() at the top of the script; installing llava-vista with pip into this environment brings the "
@@ -30,23 +26,17 @@ _WITHOUT_HOOK = (
 )
 
 
-class TorchState(NamedTuple):
-    """Whether torch can be imported (``trouble`` is empty), and whether it was built without CUDA."""
-
-    trouble: str
-    cpu_build: bool = False
-
-
-def torch_state() -> TorchState:
+def import_torch() -> tuple[str, bool]:
+    """Return why torch cannot be imported ("" when it can), and whether it was built without CUDA."""
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        return TorchState(f"torch cannot be imported ({error})")
-    return TorchState("", not torch.backends.cuda.is_built())
+        return f"torch cannot be imported ({error})", False
+    return "", not torch.backends.cuda.is_built()
 
 
 def found_versions() -> dict[str, str]:
-    """Versions of everything that matters to a run, as ``vista.json`` records them, and of a few more."""
+    """Return the versions of everything that matters to a run, as ``vista.json`` records them, and of a few more."""
     found = versions()
     for package in _ALSO:
         try:
@@ -56,170 +46,64 @@ def found_versions() -> dict[str, str]:
     return found
 
 
-def report_versions(section: Section, versions: Mapping[str, str], torch: TorchState) -> None:
+def report_versions(section: Checklist, versions: Mapping[str, str], trouble: str, cpu_build: bool) -> str:
+    """Add versions and the state of torch, and return the section's summary."""
     section.plain("environment", sys.prefix)
     for package, version in versions.items():
         section.ok(package, version)
-    if torch.trouble:
-        section.wrong("torch", f"{torch.trouble}: nothing can be trained here. Install torch 2.0 or newer.")
-    elif torch.cpu_build:
+    if trouble:
+        section.wrong("torch", f"{trouble}: nothing can be trained here. Install torch 2.0 or newer.")
+    elif cpu_build:
         section.note("torch", "a build without CUDA: training runs on the CPU")
-    if not torch.trouble and "transformers" not in versions:
-        section.note(
-            "transformers",
-            f"not installed: --{FLAG} and {ENVIRONMENT_VARIABLE} act on its Trainer; only attach() works without it",
-        )
+    if not trouble and "transformers" not in versions:
+        section.note("transformers", f"not installed: --{FLAG} acts on its Trainer; only attach() works without it")
+    return ", ".join(f"{name} {versions[name]}" for name in _MAIN if name in versions)
 
 
 def find_pth() -> list[Path]:
-    """The start-up files of llava-vista in the folders where Python looks for such."""
+    """Return the start-up files of llava-vista in the folders where Python looks for such."""
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     return [path for folder in folders if (path := Path(folder, PTH_FILE)).is_file()]
 
 
-def imported_at_start(value: str | None, *arguments: str) -> tuple[list[str], str]:
-    """Start a fresh Python with ``LLAVA_VISTA=value`` and ``arguments`` on its command line.
-
-    Returns:
-        The modules of llava_vista that it has imported by itself, and the last thing it complained about.
-    """
-    environment = {name: text for name, text in os.environ.items() if name != ENVIRONMENT_VARIABLE}
-    if value is not None:
-        environment[ENVIRONMENT_VARIABLE] = value
-    code = "import sys; print(); print(*[name for name in sys.modules if name.split('.')[0] == 'llava_vista'])"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [], str(error)
-    lines = done.stdout.splitlines()
-    complaints = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    complaints = [line for line in complaints if line != "Remainder of file ignored"]  # site's last words, always
-    return (lines[-1].split() if lines else []), (complaints[-1] if complaints else "")
-
-
-def report_startup(section: Section) -> None:
-    """Whether the hook is there, and works: tried in fresh interpreters."""
-    paths = find_pth()
-    if paths:
+def report_startup(section: Checklist) -> str:
+    """Try the start-up hook in new interpreters, and return the section's summary."""
+    if paths := find_pth():
         section.ok(PTH_FILE, str(paths[0]))
     else:
         section.note(PTH_FILE, f"not in any site folder of {sys.executable}")
-    live = True
+    dead, why = [], ""
     for label, value, arguments in ((f"{ENVIRONMENT_VARIABLE}=1", "1", ()), (f"--{FLAG}", None, (f"--{FLAG}",))):
         modules, complaint = imported_at_start(value, *arguments)
         if "llava_vista.hooks" in modules:
             section.ok(label, "the hook is live in a fresh Python")
         else:
-            live = False
-            section.wrong(label, f"does nothing in a fresh Python{f' ({complaint})' if complaint else ''}")
-    if not live:
-        section.plain("what to do", _WITHOUT_HOOK)
-    modules, _ = imported_at_start(None)
-    if modules:
-        section.wrong(
-            "neither", f"imports {', '.join(modules)} all the same; nothing should be. Reinstall llava-vista."
-        )
+            dead.append(label)
+            why = f" ({complaint})" if complaint else ""
+    if dead:
+        section.wrong("hook", f"no effect in a fresh Python{why}: {' and '.join(dead)}. {_WITHOUT_HOOK}")
+    if modules := imported_at_start(None)[0]:
+        section.wrong("neither", f"imports {', '.join(modules)}; nothing should be imported. Reinstall llava-vista.")
     else:
         section.ok("neither", "nothing of llava_vista is imported")
+    return f"live in a fresh Python, with {ENVIRONMENT_VARIABLE}=1 and with --{FLAG}"
 
 
-def report_request(section: Section, value: str | None, torch_works: bool) -> None:
-    """What LLAVA_VISTA holds, and what comes of it."""
-    if value is None:
-        section.plain(ENVIRONMENT_VARIABLE, f"not set: VISTA is on where --{FLAG} is given, and off elsewhere")
-        return
+def report_request(section: Checklist, value: str | None, torch_works: bool) -> str:
+    """Add what LLAVA_VISTA asks for, and return the section's summary."""
     try:
         on, options = read_environment(value)
         if on is None:
-            section.plain(ENVIRONMENT_VARIABLE, f"{value!r}: empty, as if not set")
-            return
+            how = "not set" if value is None else f"{value!r}: empty, as if not set"
+            section.plain(ENVIRONMENT_VARIABLE, f"{how}: VISTA is on where --{FLAG} is given, and off elsewhere")
+            return section.lines[0].text
         # The estimators and weightings that the values are checked against need torch.
         config = resolve(environment=value).config if torch_works else None
     except ConfigError as error:
-        section.wrong(
-            ENVIRONMENT_VARIABLE,
-            f"{value!r} is not valid: {error} (What a program registers itself is known in that program only.)",
-        )
-        return
-    if config is not None:
-        options = config.to_dict()
+        text = f"{value!r} is not valid: {error} (What a program registers itself is known in that program only.)"
+        section.wrong(ENVIRONMENT_VARIABLE, text)
+        return ""
     section.ok(ENVIRONMENT_VARIABLE, f"{value!r} switches VISTA {'on' if on else 'off'}")
-    for name, setting in options.items():
+    for name, setting in (options if config is None else config.to_dict()).items():
         section.plain(f"  {name}", str(setting))
-
-
-def known_adapters(section: Section) -> list[Adapter]:
-    """All adapters. One of another package that cannot be loaded is reported, and left out."""
-    from ...adapters import ADAPTERS, all_adapters
-
-    try:
-        return all_adapters()
-    except (ImportError, AttributeError, VistaError) as error:
-        section.wrong(
-            "adapters",
-            f"an installed package's adapter cannot be loaded ({error}); attaching to any model will fail. "
-            "Mend or uninstall that package.",
-        )
-        return [cls() for cls in ADAPTERS]
-
-
-def host_packages(adapters: Iterable[Adapter]) -> list[str]:
-    """The top-level packages that adapters know classes of."""
-    return sorted({qualified.partition(".")[0] for adapter in adapters for qualified in adapter.classes})
-
-
-def _by_merge_method(
-    present: list[tuple[str, str]], methods: Mapping[str, str], folders: Sequence[Path]
-) -> list[tuple[str, str]]:
-    """Where several adapters know classes of a package (hosts share names), those whose merge method it defines."""
-    if len({name for name, _ in present}) < 2:
-        return present
-    defined = {name for name, _ in present if any(defines_method(folder, methods[name]) for folder in folders)}
-    return [(name, qualified) for name, qualified in present if name in defined] or present
-
-
-def report_hosts(section: Section, adapters: Sequence[Adapter]) -> tuple[frozenset[str], frozenset[str]]:
-    """Which hosts could be imported (none is), and which adapter their classes get.
-
-    Returns:
-        The packages and the names of the model classes that are there.
-    """
-    hosts, classes = set(), set()
-    for package in host_packages(adapters):
-        folders = package_folders(package)
-        if not folders:
-            section.plain(package, "not installed")
-            continue
-        known = [
-            (adapter.name, qualified)
-            for adapter in adapters
-            for qualified in adapter.classes
-            if qualified.partition(".")[0] == package
-        ]
-        present = _by_merge_method(
-            [(name, qualified) for name, qualified in known if find_class(folders, qualified)],
-            {adapter.name: adapter.merge_method for adapter in adapters},
-            folders,
-        )
-        if not present:
-            section.note(package, f"{folders[0]} has none of the classes that adapters know under that name")
-            continue
-        hosts.add(package)
-        section.ok(package, str(folders[0]))
-        for name, qualified in present:
-            classes.add(qualified.rpartition(".")[2])
-            section.ok(f"  adapter {name}", qualified)
-        for name, qualified in known:
-            if (name, qualified) not in present:
-                section.plain(f"  adapter {name}", f"{qualified} is not in this version")
-    for adapter in adapters:
-        if not adapter.classes:
-            section.plain(f"adapter {adapter.name}", "decides by a rule of its own on the live model")
-    return frozenset(hosts), frozenset(classes)
+    return section.lines[0].text
