@@ -59,7 +59,7 @@ def sources(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory) -> Iterator[Path]:
-    """A checkout with LLaVA's package as it is on PyPI, patched; at the end, whatever ran there, the reverse is clean."""
+    """LLaVA as it is on PyPI, patched. At the end the reverse is clean, whatever ran there."""
     repo = tmp_path_factory.mktemp("LLaVA")
     shutil.copytree(SITE / "llava", repo / "llava", ignore=shutil.ignore_patterns("__pycache__"))
     apply(repo)
