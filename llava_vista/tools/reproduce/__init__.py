@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import ReproduceError
+from ...config import VistaConfig
 
 if TYPE_CHECKING:
     from .training_runs import ReproduceSettings
@@ -29,20 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("action", choices=("train", "evaluate", "compare"), help="what to do")
     parser.add_argument("--model", choices=RECIPES, default="llava-7b", help="default: llava-7b")
-    parser.add_argument(
-        "--stages",
-        nargs="+",
-        choices=(PRETRAIN, FINETUNE, LORA),
-        default=[PRETRAIN, FINETUNE],
-        help="default: pretrain finetune",
-    )
-    parser.add_argument(
-        "--arms",
-        nargs="+",
-        choices=("baseline", "vista"),
-        default=["baseline", "vista"],
-        help="default: baseline vista",
-    )
+    stages, arms = (PRETRAIN, FINETUNE, LORA), ("baseline", "vista")
+    parser.add_argument("--stages", nargs="+", choices=stages, default=stages[:2], help="default: pretrain finetune")
+    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, help="default: baseline vista")
     parser.add_argument("--method", default="l2", help="VISTA's estimator, which names the arm's folder (default: l2)")
     parser.add_argument("--weight", type=float, default=1.0, help="VISTA's weight (default: 1, as published)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="default: 42 43 44")
@@ -51,12 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
     parser.add_argument("--base", help="base language model, a folder or hub id (default: the published one)")
     parser.add_argument("--tower", help="vision tower, a folder or hub id (default: the published one)")
-    parser.add_argument("--gpus", type=int, help="GPUs of this machine to use (default: all)")
-    parser.add_argument("--per-device-batch-size", type=int, help="default: the upstream's, at most")
+    parser.add_argument("--gpus", type=_count, help="GPUs of this machine to use (default: all)")
+    parser.add_argument("--per-device-batch-size", type=_count, help="default: the upstream's, at most")
     parser.add_argument("--tasks", nargs="+", default=[], help="evaluate: only these of the paper's tasks")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the checklist, the cost and the commands; run nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
+
+
+def _count(text: str) -> int:
+    """Read a number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,13 +91,14 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     """Return the user's choices, with the defaults filled in.
 
     Raises:
-        ReproduceError, ConfigError: an option is out of range.
+        ConfigError: VISTA's method or weight is wrong.
     """
     from .installation import find_gpus
     from .recipes import RECIPES
     from .training_runs import BASELINE, ReproduceSettings
 
-    _check_options(args)
+    if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it
+        VistaConfig(method=args.method, weight=args.weight)
     recipe = RECIPES[args.model]
     named = args.root or os.environ.get(recipe.root_variable)
     root = Path(named).resolve() if named else None
@@ -115,31 +111,13 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
         data_root=data.resolve() if args.data_root else data,
         base=_absolute(args.base or recipe.base),
         tower=_absolute(args.tower or recipe.tower),
-        seeds=tuple(args.seeds),
-        arms=tuple(BASELINE if arm == BASELINE else vista for arm in args.arms),
-        stages=tuple(args.stages),
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        arms=tuple(BASELINE if arm == BASELINE else vista for arm in dict.fromkeys(args.arms)),
+        stages=tuple(dict.fromkeys(args.stages)),
         gpus=args.gpus or (1 if recipe.cpu else max(len(find_gpus()), 1)),
         per_device=args.per_device_batch_size,
         flags={"--vista": "True", "--vista_method": args.method, "--vista_weight": f"{args.weight:g}"},
     )
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    for name in ("seeds", "arms", "stages"):
-        values = getattr(args, name)
-        if len(set(values)) < len(values):
-            raise ReproduceError(f"--{name} {' '.join(map(str, values))} names one twice. Name each once.")
-    for name in ("gpus", "per_device_batch_size"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ReproduceError(f"--{name.replace('_', '-')} {value}: expected 1 or more.")
-    try:
-        import torch  # noqa: F401  the estimators need it
-    except ModuleNotFoundError:
-        return  # the checklist names it
-    from ...config import VistaConfig
-
-    VistaConfig(method=args.method, weight=args.weight)
 
 
 def _absolute(name: str) -> str:

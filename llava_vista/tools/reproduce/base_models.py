@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,17 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def hub_cache() -> Path:
-    """Return the folder of the Hugging Face hub's downloads."""
-    if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(folder)
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface"
-    return Path(home) / "hub"
-
-
 def locate(name: str) -> Path | None:
     """Return the folder of a checkpoint: a directory, or a hub id that was downloaded. Downloads nothing."""
     if Path(name).is_dir():
         return Path(name).resolve()
-    folder = hub_cache() / f"models--{name.replace('/', '--')}"
     try:
-        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(name, "config.json")
+    except (ModuleNotFoundError, ValueError):  # nothing is installed here; or a path, which is no hub id
         return None
-    snapshot = folder / "snapshots" / revision
-    return snapshot if snapshot.is_dir() else None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -52,11 +43,7 @@ def check_checkpoint(checklist: Checklist, label: str, name: str) -> Path | None
     """Check the config and every shard of the weights, and return the folder (None: not there)."""
     folder = locate(name)
     if folder is None:
-        checklist.wrong(
-            label,
-            f"{name} is neither a directory nor in {hub_cache()}. huggingface-cli download {name}, or name a "
-            "directory.",
-        )
+        checklist.wrong(label, f"{name} is neither a directory nor downloaded. Run huggingface-cli download {name}.")
         return None
     if not read_config(folder):
         checklist.wrong(label, f"{folder} has no config.json that can be read. Download it again.")

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 from ...hooks.run_record import versions
 from ..kit.fresh_interpreter import imported_at_start
@@ -25,51 +24,34 @@ PINNED = ("torch", "transformers", "accelerate", "deepspeed")
 _PIN = re.compile(r"""["']([A-Za-z0-9_.-]+)==([0-9][^"',; ]*)["']""")
 
 
-class Gpu(NamedTuple):
-    name: str
-    gigabytes: float
-
-
-def check_upstream(checklist: Checklist, recipe: Recipe, root: Path | None, stages: list[Stage]) -> Path | None:
-    """Check the checkout, its launch scripts, and that Python imports its code.
-
-    Returns:
-        The checkout; None where it has no usable scripts.
-    """
+def check_upstream(checklist: Checklist, recipe: Recipe, root: Path | None, stages: list[Stage]) -> bool:
+    """Check the checkout, its launch scripts and that Python imports its code; return whether the scripts are there."""
     label = "upstream"
     if root is None or not root.is_dir():
         said = f"{root} is not a directory" if root is not None else f"{recipe.root_variable} is not set"
-        checklist.wrong(label, f"{said}: the checkout of {recipe.title}'s code. Set {recipe.root_variable} or --root.")
-        return None
+        checklist.wrong(label, f"{said}: the checkout of {recipe.title}'s code. Set it, or --root.")
+        return False
     if lost := [stage.script for stage in stages if not (root / stage.script).is_file()]:
-        checklist.wrong(
-            label,
-            f"{root} has no {', '.join(lost)}: it is no checkout of {recipe.title}'s code. Set "
-            f"{recipe.root_variable} or --root.",
-        )
-        return None
+        checklist.wrong(label, f"{root} has no {', '.join(lost)}: it is no checkout of {recipe.title}'s code.")
+        return False
     commit = _commit(root)
     checklist.ok(label, f"{root}{f' at {commit}' if commit else ''}")
-    folders = package_folders(recipe.package)
-    if not folders:
-        checklist.wrong(label, f"Python cannot import {recipe.package}: pip install --no-deps -e {root}.")
-    elif not any(folder.resolve().is_relative_to(root.resolve()) for folder in folders) and not recipe.cpu:
-        checklist.wrong(
-            label,
-            f"Python imports {recipe.package} from {folders[0]}, not from {root}: pip install --no-deps -e {root}.",
+    folders = [folder.resolve() for folder in package_folders(recipe.package)]
+    if not folders or not (recipe.cpu or any(folder.is_relative_to(root.resolve()) for folder in folders)):
+        found = (
+            f"imports {recipe.package} from {folders[0]}, not from {root}" if folders else f"has no {recipe.package}"
         )
-    return root
+        checklist.wrong(label, f"Python {found}: pip install --no-deps -e {root}.")
+    return True
 
 
-def _commit(root: Path) -> str | None:
-    """Return the short name and date of a checkout's commit; None where git knows none of its files."""
-    git = ["git", "-C", str(root)]
+def _commit(root: Path) -> str:
+    """Return the short name and date of a checkout's commit; "" where git has none."""
+    command = ["git", "-C", str(root), "log", "-1", "--format=%h, %cs", "--", "."]
     try:
-        known = subprocess.run([*git, "ls-files"], capture_output=True, text=True).stdout
-        shown = subprocess.run([*git, "log", "-1", "--format=%h, %cs"], capture_output=True, text=True).stdout
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
-        return None
-    return shown.strip() if known else None
+        return ""
 
 
 def check_programs(checklist: Checklist, recipe: Recipe, root: Path | None) -> None:
@@ -106,8 +88,8 @@ def _pins(root: Path | None) -> dict[str, str]:
     return {name: version for name, version in _PIN.findall(text) if name in PINNED}
 
 
-def find_gpus() -> list[Gpu]:
-    """Return what nvidia-smi lists; nothing without it."""
+def find_gpus() -> list[tuple[str, float]]:
+    """Return the names and GB that nvidia-smi lists; nothing without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -117,25 +99,22 @@ def find_gpus() -> list[Gpu]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     rows = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line]
-    return [Gpu(name.strip(), float(size) / 1024) for name, size in rows if size.strip().isdigit()]
+    return [(name.strip(), float(size) / 1024) for name, size in rows if size.strip().isdigit()]
 
 
 def check_gpus(checklist: Checklist, wanted: int, stages: list[Stage]) -> None:
     """Check that there are as many GPUs as asked for, and note smaller ones than were published."""
     found = find_gpus()
     if len(found) < wanted:
-        names = ", ".join(sorted({gpu.name for gpu in found})) or "nvidia-smi lists none"
+        names = ", ".join(sorted({name for name, _ in found})) or "nvidia-smi lists none"
         checklist.wrong("GPUs", f"{len(found)} found ({names}), {wanted} wanted. Say how many there are: --gpus N.")
         return
-    smallest = min(gpu.gigabytes for gpu in found[:wanted])
-    checklist.ok("GPUs", f"{wanted} of {len(found)}: {found[0].name}, {smallest:.0f} GB")
+    smallest = min(gigabytes for _, gigabytes in found[:wanted])
+    checklist.ok("GPUs", f"{wanted} of {len(found)}: {found[0][0]}, {smallest:.0f} GB")
     need = max(stage.memory for stage in stages)
     if smallest < 0.9 * need:
-        checklist.note(
-            "GPUs",
-            f"published on {need} GB each. If memory runs out, choose a smaller --per-device-batch-size; accumulation "
-            "keeps the global batch size.",
-        )
+        advice = "choose a smaller --per-device-batch-size; accumulation keeps the global batch size"
+        checklist.note("GPUs", f"published on {need} GB each. If memory runs out, {advice}.")
 
 
 def check_disk(checklist: Checklist, output: Path, gigabytes: float) -> None:

@@ -41,7 +41,7 @@ class LaunchScript:
 
     root: Path
     script: str
-    words: tuple[str, ...] = ()
+    words: Sequence[str] = ()
 
     def record(self) -> list[str]:
         """Return the script's command without its launcher: the training script and its flags.

@@ -13,11 +13,19 @@ from ..kit.rendering import to_text
 from ..kit.report import Checklist, Report
 from ..kit.training_folder import read_training
 from .base_models import is_model, locate, read_config
-from .launch_script import LaunchScript, find_program, quoted
+from .launch_script import find_program, quoted
 from .prerequisites import check_training
 from .recipes import LORA, PRETRAIN
 from .tokenization import MISMATCH
-from .training_runs import BASELINE, ReproduceSettings, TrainingRun, launcher, merged_folder, training_runs
+from .training_runs import (
+    BASELINE,
+    ReproduceSettings,
+    TrainingRun,
+    launch_script,
+    launcher,
+    merged_folder,
+    training_runs,
+)
 
 #: So many lines about mismatches stop a training. The published data causes a few.
 MISMATCHES = 100
@@ -52,6 +60,12 @@ def print_checklist(checklist: Checklist) -> None:
     print(to_text(Report([checklist])), flush=True)
 
 
+def stop_at_problems(checklist: Checklist, done: str) -> None:
+    if checklist.problems:
+        listed = "; ".join(f"{line.label}: {line.text}" for line in checklist.problems)
+        raise ReproduceError(f"nothing was {done}, because something is missing. {listed}")
+
+
 def as_words(flags: Mapping[str, str]) -> list[str]:
     return [word for pair in flags.items() for word in pair]
 
@@ -75,19 +89,17 @@ def train(settings: ReproduceSettings) -> None:
     """
     checklist, recorded = check_training(settings)
     print_checklist(checklist)
-    if checklist.problems or settings.root is None:
-        listed = "; ".join(f"{line.label}: {line.text}" for line in checklist.problems)
-        raise ReproduceError(f"nothing was trained, because something is missing. {listed}")
+    stop_at_problems(checklist, "trained")
     for run in training_runs(settings):
         if run.is_done:
             print(f"\n=== {run}: done already, in {run.folder} ===", flush=True)
         else:
-            _train_one(run, settings.root, recorded[run.stage.name])
-        if run.stage.name == LORA:
-            merge(settings, settings.root, run.folder)
+            _train_one(run, recorded[run.stage.name])
+        if run.stage.name == LORA and settings.recipe.merge_script:
+            _merge(settings, settings.recipe.merge_script, run.folder)
 
 
-def _train_one(run: TrainingRun, root: Path, command: list[str]) -> None:
+def _train_one(run: TrainingRun, command: list[str]) -> None:
     start, appended = launcher(run.settings), as_words(run.appended(command))
     print(f"\n=== {run} ===\n{quoted([*start, *command, *appended])}", flush=True)
     if run.stage.name == PRETRAIN and run.settings.recipe.projector:
@@ -105,7 +117,7 @@ def _train_one(run: TrainingRun, root: Path, command: list[str]) -> None:
                 "the conversation template does not fit the tokenizer."
             )
 
-    code = LaunchScript(root, run.stage.script, run.stage.words).run(start, appended, log, stop_at_mismatches)
+    code = launch_script(run.settings, run.stage).run(start, appended, log, stop_at_mismatches)
     if mismatches:
         print(f"{mismatches} samples lost their labels by a '{MISMATCH}'; the published data causes a few.", flush=True)
     if code:
@@ -148,18 +160,13 @@ def _make_projector(settings: ReproduceSettings, seed: int) -> None:
         write_projector(path, int(vision), int(read_config(base)["hidden_size"]))
 
 
-def merge(settings: ReproduceSettings, root: Path, lora: Path) -> None:
-    """Merge a LoRA adapter with the upstream's own script; lmms-eval needs a whole model.
-
-    Raises:
-        ReproduceError: it failed.
-    """
-    script, target = settings.recipe.merge_script, merged_folder(lora)
-    if script is None or is_model(target):
+def _merge(settings: ReproduceSettings, script: str, lora: Path) -> None:
+    """Merge a LoRA adapter with the upstream's own script; lmms-eval needs a whole model."""
+    target = merged_folder(lora)
+    if is_model(target):
         return
     command = [find_program("python") or "python", script, "--model-path", str(lora)]
     command += ["--model-base", settings.base, "--save-model-path", str(target)]
     print(f"\n=== merging {lora.name} ===\n{quoted(command)}", flush=True)
-    code = subprocess.run(command, cwd=root).returncode
-    if code:
+    if code := subprocess.run(command, cwd=settings.root).returncode:
         raise ReproduceError(f"merging {lora} failed with exit code {code}.")

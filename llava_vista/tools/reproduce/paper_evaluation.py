@@ -12,12 +12,11 @@ from ..kit.lmms_eval import read_lmms_eval
 from ..kit.published_scores import published_tasks
 from ..kit.report import Checklist
 from .launch_script import find_program, quoted
-from .paired_training import print_checklist
+from .paired_training import print_checklist, stop_at_problems
 from .training_runs import ReproduceSettings
 
-#: The paper's lmms-eval, and the releases in whose sources the task names were read.
+#: The paper's lmms-eval. The task names are the same in 0.7.3.
 PAPER_VERSION = "0.3.0"
-READ_VERSIONS = (PAPER_VERSION, "0.7.3")
 #: Result folders beside a model's, as ``HARNESS-MODEL``.
 LMMS_EVAL, LLAVA_EVAL = "lmms-eval", "llava-eval"
 #: Tasks whose score needs a judge: lmms-eval asks an OpenAI-compatible server, and without a key guesses.
@@ -36,7 +35,7 @@ def check_tasks(tasks: list[str]) -> list[str]:
     return tasks or known
 
 
-def results_folder(model: Path, harness: str) -> Path:
+def _results_folder(model: Path, harness: str) -> Path:
     return model.with_name(f"{harness}-{model.name}")
 
 
@@ -49,34 +48,25 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], dry_run: bool) -> in
     Raises:
         ReproduceError: something is missing, or an evaluation failed.
     """
-    models = {
-        f"seed {seed}, {arm}": settings.evaluated_model(seed, arm) for seed in settings.seeds for arm in settings.arms
-    }
-    checklist = _check(settings, list(models.values()), tasks)
+    models = [settings.evaluated_model(seed, arm) for seed in settings.seeds for arm in settings.arms]
+    checklist = _check(settings, models, tasks)
     print_checklist(checklist)
-    if checklist.problems and not dry_run:
-        listed = "; ".join(f"{line.label}: {line.text}" for line in checklist.problems)
-        raise ReproduceError(f"nothing was evaluated, because something is missing. {listed}")
-    shown = False
-    for name, model in models.items():
-        output = results_folder(model, LMMS_EVAL)
+    if not dry_run:
+        stop_at_problems(checklist, "evaluated")
+    for model in models:
+        output = _results_folder(model, LMMS_EVAL)
         earlier = read_lmms_eval(output) if output.is_dir() else None
         done = {key.task for key in earlier.scores} if earlier else set()
-        if kept := [task for task in tasks if task in done]:
-            print(f"\n# {name}: done already: {', '.join(kept)}")
-        for task in (task for task in tasks if task not in done):
+        left = [task for task in tasks if task not in done]
+        print(f"\n# {model}: {len(tasks) - len(left)} tasks are done, to do: {' '.join(left) or 'nothing'}")
+        for task in left:
             command = _command(settings, model, task, output)
-            if dry_run and shown:
-                continue
-            print(f"\n# {name}, {task}\n{quoted(command)}", flush=True)
-            shown = True
+            if not dry_run or (model, task) == (models[0], left[0]):  # the others differ in what the line above names
+                print(quoted(command), flush=True)
             if not dry_run and subprocess.run(command).returncode:
                 raise ReproduceError(
                     f"{task} failed for {model}. What is done is kept, so the command can be repeated."
                 )
-        if dry_run and len(done) < len(tasks):
-            left = " ".join(task for task in tasks if task not in done)
-            print(f"# {name}: pretrained={model}, --output_path {output}, and one by one --tasks {left}")
     if len(settings.arms) == 2:
         print("\n# then\n" + quoted(["llava-vista", *compare_words(settings, expected=LMMS_EVAL)]))
     return 1 if checklist.problems else 0
@@ -100,20 +90,17 @@ def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) 
 
 def _check(settings: ReproduceSettings, models: list[Path], tasks: list[str]) -> Checklist:
     checklist = Checklist()
+    install = (
+        f"pip install lmms-eval=={PAPER_VERSION}, in an environment in which {settings.recipe.package} is installed"
+    )
     if importlib.util.find_spec("lmms_eval") is None:
-        checklist.wrong(
-            "lmms-eval",
-            f"not installed here. pip install lmms-eval=={PAPER_VERSION} (the paper's), in an environment in which "
-            f"{settings.recipe.package} can be imported.",
-        )
+        checklist.wrong("lmms-eval", f"not installed here. For the paper's: {install}.")
+    elif (version := metadata.version("lmms-eval")) == PAPER_VERSION:
+        checklist.ok("lmms-eval", version)
     else:
-        version = metadata.version("lmms-eval")
-        if version in READ_VERSIONS:
-            checklist.ok("lmms-eval", version)
-        else:
-            checklist.note("lmms-eval", f"{version}: the task names were read in {', '.join(READ_VERSIONS)} only")
-        if version != PAPER_VERSION:
-            checklist.note("lmms-eval", f"the paper's numbers are of {PAPER_VERSION}")
+        checklist.note(
+            "lmms-eval", f"{version}, the paper's numbers are of {PAPER_VERSION}. For the paper's: {install}."
+        )
     for model in models:
         if reason := _unusable(settings, model):
             checklist.wrong("model", reason)
@@ -130,9 +117,7 @@ def _unusable(settings: ReproduceSettings, folder: Path) -> str | None:
     is_adapter = (folder / "adapter_config.json").is_file()
     if settings.recipe.merge_script and is_adapter:
         return (
-            f"{folder} is an unmerged LoRA adapter. Merge it first: python {settings.recipe.merge_script} --model-path "
-            f"{folder} --model-base BASE --save-model-path MERGED (in LLaVA's checkout), or reproduce train, which "
-            "does so."
+            f"{folder} is an unmerged LoRA adapter. Merge it with llava-vista reproduce train --stages finetune_lora."
         )
     if settings.recipe.package == "tinyllava" and "lora" in str(folder) and not is_adapter:
         return f"TinyLLaVA takes any model whose path has 'lora' in it for an adapter: {folder}. Name another --output."
@@ -159,7 +144,7 @@ def compare_words(settings: ReproduceSettings, expected: str = "") -> list[str]:
             model = settings.evaluated_model(seed, arm)
             words.append(str(settings.stage_folder(seed, arm, settings.stages[-1])))
             for harness in (LMMS_EVAL, LLAVA_EVAL):
-                results = results_folder(model, harness)
+                results = _results_folder(model, harness)
                 if results.is_dir() or harness == expected:
                     words.append(str(results))
     return [*words, "--output", str(settings.output / "comparison.md")]

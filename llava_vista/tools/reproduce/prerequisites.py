@@ -9,24 +9,22 @@ from ...errors import ReproduceError
 from ..kit.report import Checklist
 from .base_models import check_checkpoint, check_generation_config
 from .installation import check_disk, check_gpus, check_programs, check_upstream
-from .launch_script import LaunchScript, read_flags
+from .launch_script import read_flags
 from .recipes import PRETRAIN, Stage
 from .tokenization import check_tokens
 from .training_data import check_data
-from .training_runs import ReproduceSettings, global_batch, training_runs
+from .training_runs import ReproduceSettings, global_batch, launch_script, training_runs
 
 
 def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, list[str]]]:
     """Return the checklist, and each stage's recorded command (none where the upstream is missing)."""
     checklist, recipe = Checklist(), settings.recipe
     stages = [recipe.stages[name] for name in settings.stages]
-    root = check_upstream(checklist, recipe, settings.root, stages)
+    usable = check_upstream(checklist, recipe, settings.root, stages)
     recorded: dict[str, list[str]] = {}
-    for stage in stages:
-        if root is None:
-            break
+    for stage in stages if usable else ():
         try:
-            recorded[stage.name] = LaunchScript(root, stage.script, stage.words).record()
+            recorded[stage.name] = launch_script(settings, stage).record()
         except ReproduceError as error:
             checklist.wrong("upstream", str(error))
         else:
@@ -45,7 +43,7 @@ def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, li
         version = read_flags(commands[0]).get("version", "plain") if commands else "plain"
         if recipe.package != "llava":
             checklist.note("tokenization", "not tried before training; a training that reports mismatches is stopped")
-        elif samples and base is not None and settings.root is not None and version != "plain":
+        elif samples and base and settings.root and version != "plain":
             check_tokens(checklist, settings.root, base, version, samples)
     _check_earlier(checklist, settings)
     return checklist, recorded
@@ -54,12 +52,11 @@ def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, li
 def check_published(checklist: Checklist, settings: ReproduceSettings, stage: Stage, recorded: list[str]) -> None:
     """Compare the upstream's own command with the published numbers, the global batch size and the ZeRO stage."""
     label, flags = f"{stage.name} as published", read_flags(recorded)
-    script = (settings.root or Path()) / stage.script
-    wrong = []
-    for name, value in stage.published.items():
-        given = flags.get(name)
-        if not _is_number(given, value):
-            wrong.append(f"{name} is {given or 'not given'}, published {value:g}")
+    wrong = [
+        f"{name} is {flags.get(name, 'not given')}, published {value:g}"
+        for name, value in stage.published.items()
+        if not _is_number(flags.get(name), value)
+    ]
     zero = _zero_stage(settings.root, flags.get("deepspeed", ""))
     if stage.zero is not None and zero != stage.zero:
         wrong.append(f"ZeRO stage is {zero}, published {stage.zero}")
@@ -68,14 +65,10 @@ def check_published(checklist: Checklist, settings: ReproduceSettings, stage: St
     except (ValueError, KeyError) as error:
         checklist.wrong(label, f"global batch size: {error}.")
     else:
-        devices = "processes" if settings.recipe.cpu else "GPUs"
-        checklist.ok(
-            label,
-            f"global batch size {stage.batch} = {per_device} per device x {settings.gpus} {devices} x {steps} "
-            "accumulated",
-        )
+        parts = f"{per_device} per device x {settings.gpus} GPUs x {steps} accumulated"
+        checklist.ok(label, f"global batch size {stage.batch} = {parts}")
     if wrong:
-        checklist.wrong(label, f"{script}: {'; '.join(wrong)}. Is this another version of the script?")
+        checklist.wrong(label, f"{stage.script}: {'; '.join(wrong)}. Is this another version of the script?")
     else:
         numbers = ", ".join(f"{name} {value:g}" for name, value in stage.published.items())
         checklist.ok(label, f"{numbers}{f', ZeRO-{zero}' if zero is not None else ''}, in the upstream's own script")

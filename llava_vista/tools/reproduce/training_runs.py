@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import ReproduceError
 from .base_models import is_model
-from .launch_script import find_program, read_flags
+from .launch_script import LaunchScript, find_program, read_flags
 from .recipes import LORA, PRETRAIN, Recipe, Stage
 
 BASELINE = "baseline"
@@ -117,6 +117,11 @@ def training_runs(settings: ReproduceSettings) -> list[TrainingRun]:
         for arm in settings.arms
         for name in settings.stages
     ]
+
+
+def launch_script(settings: ReproduceSettings, stage: Stage) -> LaunchScript:
+    """Return a stage's script in the checkout, which the checklist has found."""
+    return LaunchScript(settings.root or Path(), stage.script, stage.words)
 
 
 def launcher(settings: ReproduceSettings) -> list[str]:
