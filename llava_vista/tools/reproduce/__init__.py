@@ -1,10 +1,10 @@
 """``llava-vista reproduce``: the paper's trainings and evaluations, with the upstreams' own launch scripts.
 
-recipes             the scripts, what is appended to them, and the published numbers
-launch_script       an upstream's script, run unmodified with values appended
-training_runs       the trainings, and where their files are
-prerequisites       the checklist: installation, base_models, training_data, tokenization
-paired_training     run the trainings; paper_evaluation: evaluate and compare them
+recipes            the scripts, what is appended to them, and the published numbers
+launch_script      an upstream's script, run unmodified with values appended
+planned_trainings  the trainings, and where their files are
+prerequisites      the checklist: installation, base_models, training_data, tokenization
+training_sequence  run the trainings; paper_evaluation: evaluate and compare them
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ...config import VistaConfig
 
 if TYPE_CHECKING:
-    from .training_runs import ReproduceSettings
+    from .planned_trainings import ReproduceSettings
 
 EXAMPLE = "example: LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
 
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ReproduceError, ConfigError: an option is wrong (before anything else), something is missing, or a step failed.
     """
-    from .paired_training import show_trainings, train
     from .paper_evaluation import check_tasks, evaluate
+    from .training_sequence import show_trainings, train
 
     settings, tasks = read_settings(args), check_tasks(args.tasks)
     if args.action == "evaluate":
@@ -94,8 +94,8 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
         ConfigError: VISTA's method or weight is wrong.
     """
     from .installation import find_gpus
+    from .planned_trainings import BASELINE, ReproduceSettings
     from .recipes import RECIPES
-    from .training_runs import BASELINE, ReproduceSettings
 
     if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it
         VistaConfig(method=args.method, weight=args.weight)

@@ -12,8 +12,8 @@ from ..kit.lmms_eval import read_lmms_eval
 from ..kit.published_scores import published_tasks
 from ..kit.report import Checklist
 from .launch_script import find_program, quoted
-from .paired_training import print_checklist, stop_at_problems
-from .training_runs import ReproduceSettings
+from .planned_trainings import ReproduceSettings
+from .training_sequence import print_checklist, stop_at_problems
 
 #: The paper's lmms-eval. The task names are the same in 0.7.3.
 PAPER_VERSION = "0.3.0"

@@ -10,10 +10,10 @@ from ..kit.report import Checklist
 from .base_models import check_checkpoint, check_generation_config
 from .installation import check_disk, check_gpus, check_programs, check_upstream
 from .launch_script import read_flags
+from .planned_trainings import ReproduceSettings, global_batch, launch_script, planned_trainings
 from .recipes import PRETRAIN, Stage
 from .tokenization import check_tokens
 from .training_data import check_data
-from .training_runs import ReproduceSettings, global_batch, launch_script, training_runs
 
 
 def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, list[str]]]:
@@ -32,7 +32,9 @@ def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, li
     check_programs(checklist, recipe, settings.root)
     if not recipe.cpu:
         check_gpus(checklist, settings.gpus, stages)
-    check_disk(checklist, settings.output, sum(run.stage.disk for run in training_runs(settings) if not run.is_done))
+    check_disk(
+        checklist, settings.output, sum(run.stage.disk for run in planned_trainings(settings) if not run.is_done)
+    )
     base = check_checkpoint(checklist, "base model", settings.base)
     check_checkpoint(checklist, "vision tower", settings.tower)
     if base is not None:
@@ -91,7 +93,7 @@ def _zero_stage(root: Path | None, name: str) -> int | None:
 
 def _check_earlier(checklist: Checklist, settings: ReproduceSettings) -> None:
     """Check what earlier commands must have left, and note what they have left over."""
-    for run in training_runs(settings):
+    for run in planned_trainings(settings):
         if run.is_done:
             checklist.note("done", f"{run}: {run.folder} is complete, and is kept")
         elif any(run.folder.glob("checkpoint-*")):

@@ -31,7 +31,7 @@ class Stage:
     Attributes:
         batch: The published global batch size: per device x GPUs x accumulation.
         published: The published hyper-parameters, by flag.
-        values: The flags that are appended to the script's command; `training_runs` fills in their ``{...}``.
+        values: The flags that are appended to the script's command; `planned_trainings` fills in their ``{...}``.
         script: The launch script, relative to the upstream's root.
         folder: The result's folder, below the arm's. TinyLLaVA saves a whole model only in "...finetune...".
         words: The script's arguments. TinyLLaVA's scripts do not quote them, so that a blank would split a path: the

@@ -13,12 +13,17 @@ from llava_vista.cli import main
 from llava_vista.errors import ReproduceError
 from llava_vista.tools.kit.published_scores import published_tasks
 from llava_vista.tools.kit.report import OK, WRONG, Checklist
-from llava_vista.tools.reproduce import installation, paired_training, training_data
+from llava_vista.tools.reproduce import installation, training_data, training_sequence
 from llava_vista.tools.reproduce.base_models import check_checkpoint, locate
 from llava_vista.tools.reproduce.launch_script import LaunchScript, quoted, read_flags
+from llava_vista.tools.reproduce.planned_trainings import (
+    PlannedTraining,
+    ReproduceSettings,
+    global_batch,
+    planned_trainings,
+)
 from llava_vista.tools.reproduce.prerequisites import check_published
 from llava_vista.tools.reproduce.recipes import FINETUNE, LORA, PRETRAIN, RECIPES, TrainingSet
-from llava_vista.tools.reproduce.training_runs import ReproduceSettings, TrainingRun, global_batch, training_runs
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -96,12 +101,12 @@ def test_a_training_that_reports_mismatches_is_stopped(tmp_path, monkeypatch) ->
     program = "import time\nprint('tokenization mismatch\\n' * 200, flush=True)\ntime.sleep(60)"
     upstream(tmp_path, program=program)
     chosen = settings(tmp_path, gpus=1)
-    monkeypatch.setattr(paired_training, "launcher", lambda _: [sys.executable])
-    monkeypatch.setattr(paired_training, "_make_projector", lambda *_: None)
+    monkeypatch.setattr(training_sequence, "launcher", lambda _: [sys.executable])
+    monkeypatch.setattr(training_sequence, "_make_projector", lambda *_: None)
     stage = replace(chosen.recipe.stages[PRETRAIN], script="launch.sh", words=("d",))
-    run = TrainingRun(chosen, stage, "baseline", 42)
+    run = PlannedTraining(chosen, stage, "baseline", 42)
     with pytest.raises(ReproduceError, match="seed 42, baseline, pretrain: stopped after 101 lines"):
-        paired_training._train_one(run, ["t.py", "--per_device_train_batch_size", "16"])
+        training_sequence._train_one(run, ["t.py", "--per_device_train_batch_size", "16"])
 
 
 def settings(tmp_path: Path, name: str = "llava-7b", gpus: int = 8, **more) -> ReproduceSettings:
@@ -144,7 +149,7 @@ def test_global_batch_size_that_cannot_be_reached(tmp_path, gpus, per_device) ->
 def test_arms_differ_by_vista_and_their_folders_only(tmp_path) -> None:
     chosen = settings(tmp_path)
     command = ["t.py", "--per_device_train_batch_size", "16", "--output_dir", "x"]
-    values = {str(run): run.appended(command) for run in training_runs(chosen)}
+    values = {str(run): run.appended(command) for run in planned_trainings(chosen)}
     assert len(values) == 2 * 2 * 2
     for stage in ("pretrain", "finetune"):
         baseline, vista = (values[f"seed 42, {arm}, {stage}"] for arm in chosen.arms)
@@ -154,7 +159,7 @@ def test_arms_differ_by_vista_and_their_folders_only(tmp_path) -> None:
         own = {"--output_dir"} | ({"--pretrain_mm_mlp_adapter"} if stage == "finetune" else set())
         assert set(differ) == own | set(chosen.flags)
         assert baseline["--seed"] == "42"
-    assert len({run.folder for run in training_runs(chosen)}) == 8
+    assert len({run.folder for run in planned_trainings(chosen)}) == 8
 
 
 def test_published_numbers_are_checked(tmp_path) -> None:
@@ -177,7 +182,7 @@ def test_published_numbers_are_checked(tmp_path) -> None:
 
 
 def test_a_run_that_was_killed_while_saving_is_not_done(tmp_path) -> None:
-    finetune = next(run for run in training_runs(settings(tmp_path)) if run.stage.name == "finetune")
+    finetune = next(run for run in planned_trainings(settings(tmp_path)) if run.stage.name == "finetune")
     finetune.folder.mkdir(parents=True)
     for name, text, done in (
         ("trainer_state.json", "{}", False),

@@ -56,7 +56,7 @@ def merged_folder(lora: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class PlannedTraining:
     """One stage of one arm with one seed."""
 
     settings: ReproduceSettings
@@ -109,10 +109,10 @@ class TrainingRun:
         return values if self.arm == BASELINE else {**values, **settings.flags}
 
 
-def training_runs(settings: ReproduceSettings) -> list[TrainingRun]:
+def planned_trainings(settings: ReproduceSettings) -> list[PlannedTraining]:
     """Return the trainings in their order: a seed's arms one after the other, stage by stage."""
     return [
-        TrainingRun(settings, settings.recipe.stages[name], arm, seed)
+        PlannedTraining(settings, settings.recipe.stages[name], arm, seed)
         for seed in settings.seeds
         for arm in settings.arms
         for name in settings.stages

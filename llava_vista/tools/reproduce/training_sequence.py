@@ -14,18 +14,18 @@ from ..kit.report import Checklist, Report
 from ..kit.training_folder import read_training
 from .base_models import is_model, locate, read_config
 from .launch_script import find_program, quoted
-from .prerequisites import check_training
-from .recipes import LORA, PRETRAIN
-from .tokenization import MISMATCH
-from .training_runs import (
+from .planned_trainings import (
     BASELINE,
+    PlannedTraining,
     ReproduceSettings,
-    TrainingRun,
     launch_script,
     launcher,
     merged_folder,
-    training_runs,
+    planned_trainings,
 )
+from .prerequisites import check_training
+from .recipes import LORA, PRETRAIN
+from .tokenization import MISMATCH
 
 #: So many lines about mismatches stop a training. The published data causes a few.
 MISMATCHES = 100
@@ -39,9 +39,9 @@ def show_trainings(settings: ReproduceSettings) -> int:
     """
     checklist, recorded = check_training(settings)
     print_checklist(checklist)
-    print(f"\n{_cost(training_runs(settings))}")
+    print(f"\n{_cost(planned_trainings(settings))}")
     for name, command in recorded.items():
-        first, *others = [run for run in training_runs(settings) if run.stage.name == name]
+        first, *others = [run for run in planned_trainings(settings) if run.stage.name == name]
         try:
             values = first.appended(command)
         except ValueError:
@@ -70,7 +70,7 @@ def as_words(flags: Mapping[str, str]) -> list[str]:
     return [word for pair in flags.items() for word in pair]
 
 
-def _cost(runs: list[TrainingRun]) -> str:
+def _cost(runs: list[PlannedTraining]) -> str:
     hours = [run.stage.gpu_hours for run in runs if not run.is_done]
     known = [hour for hour in hours if hour is not None]
     text = f"{len(runs)} trainings, {len(runs) - len(hours)} of them done"
@@ -90,7 +90,7 @@ def train(settings: ReproduceSettings) -> None:
     checklist, recorded = check_training(settings)
     print_checklist(checklist)
     stop_at_problems(checklist, "trained")
-    for run in training_runs(settings):
+    for run in planned_trainings(settings):
         if run.is_done:
             print(f"\n=== {run}: done already, in {run.folder} ===", flush=True)
         else:
@@ -99,7 +99,7 @@ def train(settings: ReproduceSettings) -> None:
             _merge(settings, settings.recipe.merge_script, run.folder)
 
 
-def _train_one(run: TrainingRun, command: list[str]) -> None:
+def _train_one(run: PlannedTraining, command: list[str]) -> None:
     start, appended = launcher(run.settings), as_words(run.appended(command))
     print(f"\n=== {run} ===\n{quoted([*start, *command, *appended])}", flush=True)
     if run.stage.name == PRETRAIN and run.settings.recipe.projector:
@@ -130,7 +130,7 @@ def _train_one(run: TrainingRun, command: list[str]) -> None:
     _check_log(run)
 
 
-def _check_log(run: TrainingRun) -> None:
+def _check_log(run: PlannedTraining) -> None:
     """Check that VISTA acted in its arm, and only there."""
     try:
         observed = read_training(run.folder).is_observed
