@@ -22,10 +22,6 @@ COMMANDS = {
         "tools.doctor",
         "check this environment, and a host's checkout or a checkpoint, without importing the host",
     ),
-    "patch": (
-        "tools.patch",
-        "make VISTA native in a checkout of LLaVA, LLaVA-NeXT or TinyLLaVA Factory, and take it out again",
-    ),
     "probe": (
         "tools.probe",
         "measure what checkpoints' text knows of the image, by position: curves, JSON and a figure",

@@ -4,8 +4,8 @@
 #   LLAVA_ROOT=... bash scripts/eval/llava.sh MODEL NAME [TASK ...]       TASK: gqa, mme, pope, sqa, textvqa
 #   DRY_RUN=1 ...                                                        only prints what would be run
 #
-# The scripts name one model, liuhaotian/llava-v1.5-13b, so each is run as a copy in which MODEL stands instead and
-# answers are called NAME (say seed42-vista-l2); LLaVA's own files are not touched. Data lie where its docs/Evaluation.md
+# The scripts name one model, liuhaotian/llava-v1.5-13b, so each is run as a copy that names MODEL instead and calls
+# the answers NAME (say seed42-vista-l2); LLaVA's own files are not changed. The data are where its docs/Evaluation.md
 # says; answers go there too. What is printed is kept in llava-eval-<folder of MODEL> beside MODEL, where `llava-vista
 # compare` finds it. The other tasks of scripts/v1_5/eval only make files for an evaluation server.
 set -euo pipefail

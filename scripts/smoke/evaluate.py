@@ -1,4 +1,4 @@
-"""Held-out questions to a model, in the form and with the scorer of LLaVA's own TextVQA evaluation.
+"""Evaluate a model on held-out questions, in the form and with the scorer of LLaVA's own TextVQA evaluation.
 
 python evaluate.py MODEL DATA asks the questions of DATA/heldout.json. LLaVA's own answering script needs a GPU, so the
 demo's is used (stock LLaVA, greedy); the answers are written as LLaVA's scripts write them, and scored by

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The reproduction kit, run for real at the demo's size on a CPU: checklist, pretrain, finetune, evaluate, compare, for
-# a baseline and VISTA. It tests the kit, not VISTA: the models learn next to nothing in these few steps.
+# `llava-vista reproduce`, run for real at the demo's size on a CPU: checklist, pretrain, finetune, evaluate, compare, for
+# a baseline and VISTA. It tests reproduce, not VISTA: the models learn next to nothing in these few steps.
 #
 #   bash scripts/smoke/run.sh [FOLDER]     FOLDER must not exist (default: a temporary one, deleted at the end)
 #
@@ -21,7 +21,7 @@ else
   folder=$temporary/smoke
 fi
 step() { printf '\n##### %s (%s s)\n' "$*" "$SECONDS"; }
-kit() { "$PYTHON" -m llava_vista.cli reproduce "$@"; }
+reproduce() { "$PYTHON" -m llava_vista.cli reproduce "$@"; }
 
 step "set-up"
 "$PYTHON" "$here/setup.py" "$folder"
@@ -31,16 +31,16 @@ common=(--model smoke --root "$folder/checkout" --data-root "$folder/data" --out
 step "checklist: a missing picture is found before training, and then nothing is missing"
 picture=$(find "$folder/data/images" -name 'finetune*' | sort | head -n 1)
 mv "$picture" "$folder/away"
-! kit train "${common[@]}" --dry-run > "$folder/missing.txt" || { echo "the missing picture was not noticed" >&2; exit 1; }
+! reproduce train "${common[@]}" --dry-run > "$folder/missing.txt" || { echo "the missing picture was not noticed" >&2; exit 1; }
 tr -s ' \n' ' ' < "$folder/missing.txt" | grep -q "images are not there, for example $(basename "$picture")"
 mv "$folder/away" "$picture"
-kit train "${common[@]}" --dry-run | tee "$folder/dry-run.txt"
+reproduce train "${common[@]}" --dry-run | tee "$folder/dry-run.txt"
 
 step "pretrain and finetune, baseline and VISTA"
-kit train "${common[@]}"
+reproduce train "${common[@]}"
 
 step "what is complete is kept"
-kit train "${common[@]}" | grep -c "done already"
+reproduce train "${common[@]}" | grep -c "done already"
 
 step "evaluate"
 for seed in "${seeds[@]}"; do
@@ -51,7 +51,7 @@ done
 
 step "compare"
 code=0
-kit compare "${common[@]}" || code=$?
+reproduce compare "${common[@]}" || code=$?
 # 1: the report itself says that something could not be compared
 [ "$code" -le 1 ] || exit "$code"
 [ -s "$folder/runs/comparison.md" ]

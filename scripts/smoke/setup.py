@@ -1,4 +1,4 @@
-"""A tiny machine-room for the smoke test: checkout, base checkpoints and data, as the real recipes expect them.
+"""Make checkout, base checkpoints and data for the smoke test, arranged as the real recipes expect them.
 
 python setup.py FOLDER makes FOLDER/checkout (LLaVA's package as installed, with the launch scripts beside this file),
 FOLDER/base/{language_model,vision_tower} and FOLDER/data.

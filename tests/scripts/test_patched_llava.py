@@ -1,10 +1,12 @@
-"""`llava-vista patch` on LLaVA-1.5's own source (from PyPI): it trains as the flag does, bit for bit."""
+"""patches/llava.diff on LLaVA-1.5's own source (from PyPI): it trains as the flag does, bit for bit."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import llava
@@ -12,7 +14,6 @@ import pytest
 import torch
 from runs import environment, equal, history, run
 
-from llava_vista.cli import main
 from llava_vista.tools.demo import checkpoint
 from llava_vista.tools.demo.checkpoint import build_tiny_llava
 from llava_vista.tools.demo.dataset import DataSizes, write_data
@@ -20,6 +21,7 @@ from llava_vista.tools.demo.scenes import caption, make_scenes
 
 pytestmark = pytest.mark.environments("llava")
 
+REPOSITORY = Path(__file__).parents[2]
 LAUNCH = Path(checkpoint.__file__).parent / "launch"
 STEPS = ("--max_steps", "4", "--logging_steps", "1", "--save_strategy", "no")
 SITE = Path(llava.__file__).parent.parent
@@ -44,13 +46,27 @@ def variables(tmp_path_factory) -> dict[str, str]:
     }
 
 
+def apply(repo: Path, *options: str) -> None:
+    diff = REPOSITORY / "patches" / "llava.diff"
+    # the package on PyPI has no README.md
+    subprocess.run(["git", "apply", "--include=*.py", *options, str(diff)], cwd=repo, check=True)
+
+
+def sources(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @pytest.fixture(scope="module")
-def patched(tmp_path_factory) -> Path:
-    """A checkout with LLaVA's package as it is on PyPI, patched."""
+def patched(tmp_path_factory) -> Iterator[Path]:
+    """LLaVA as it is on PyPI, patched. At the end the reverse is clean, whatever ran there."""
     repo = tmp_path_factory.mktemp("LLaVA")
     shutil.copytree(SITE / "llava", repo / "llava", ignore=shutil.ignore_patterns("__pycache__"))
-    assert main(["patch", "apply", "--repo", str(repo)]) == 0
-    return repo
+    apply(repo)
+    assert sources(repo / "llava") != sources(SITE / "llava")
+    yield repo
+    apply(repo, "-R")
+    assert sources(repo) == {f"llava/{name}": data for name, data in sources(SITE / "llava").items()}
 
 
 def train(output: Path, variables: dict[str, str], *words: str, python: str = sys.executable, **more: str) -> str:
@@ -70,15 +86,15 @@ def test_patched_source_trains_as_the_flag_does(patched, variables, tmp_path) ->
     train(tmp_path / "flag", variables, *FLAGS)
     assert history(tmp_path / "flag", "vista_loss")
 
-    # with the start-up hook live as well: once, and said
-    printed = train(tmp_path / "both", variables, *FLAGS, PYTHONPATH=str(patched))
+    # with the start-up hook active as well: applied once, and one line says so
+    printed = train(tmp_path / "both", variables, *FLAGS, PYTHONPATH=f"{patched}:{REPOSITORY}")
     assert printed.count("VISTA is applied once") == 1
     assert printed.count("[llava-vista] VISTA enabled: method=cosine weight=0.5") == 1
     assert same(tmp_path / "both", tmp_path / "flag")
 
     # the patch alone: no .pth file is processed
     python = tmp_path / "python"
-    path = f"{patched}:{SITE}:{Path(__file__).parents[2]}"
+    path = f"{patched}:{SITE}:{REPOSITORY}"
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec "{sys.executable}" -S "$@"\n')
     python.chmod(0o755)
     printed = train(tmp_path / "patch", variables, *FLAGS, python=str(python))
@@ -96,16 +112,17 @@ def test_patched_source_trains_as_the_flag_does(patched, variables, tmp_path) ->
 def test_its_own_test_passes(patched) -> None:
     result = subprocess.run(
         [sys.executable, "tests/test_vista.py"], cwd=patched, capture_output=True, text=True,
-        env=environment(PYTHONPATH=str(patched)), timeout=300,
+        env=environment(PYTHONPATH=f"{patched}:{REPOSITORY}"), timeout=300,
     )  # fmt: skip
     assert result.stdout.endswith("ok\n"), result.stderr[-3000:]
 
 
-def test_reverse_gives_the_published_files_back(tmp_path) -> None:
-    repo = tmp_path / "LLaVA"
-    shutil.copytree(SITE / "llava" / "train", repo / "llava" / "train", ignore=shutil.ignore_patterns("__pycache__"))
-    assert main(["patch", "apply", "--repo", str(repo)]) == 0
-    file = Path("llava/train/train.py")
-    assert (repo / file).read_bytes() != (SITE / file).read_bytes()
-    assert main(["patch", "reverse", "--repo", str(repo)]) == 0
-    assert (repo / file).read_bytes() == (SITE / file).read_bytes()
+@pytest.mark.skipif("LLAVA_ROOT" not in os.environ, reason="LLAVA_ROOT names no git checkout of LLaVA")
+def test_its_repository_takes_the_patch() -> None:
+    script = REPOSITORY / "scripts" / "check_patches.sh"
+    result = subprocess.run(
+        ["bash", str(script), f"llava={os.environ['LLAVA_ROOT']}"], capture_output=True, text=True,
+        env=environment(PYTHON=sys.executable), timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("ok  llava at") == 3

@@ -14,9 +14,9 @@ import torch
 from runs import environment, history
 
 from llava_vista.tools.demo.checkpoint import SYSTEM_PROMPT, write_tokenizer
-from llava_vista.tools.reproduce.checklist import MISSING, OK, Checklist
-from llava_vista.tools.reproduce.checkpoints import check_generation_config
-from llava_vista.tools.reproduce.tokens import check_tokens
+from llava_vista.tools.kit.report import OK, WRONG, Checklist
+from llava_vista.tools.reproduce.base_models import check_generation_config
+from llava_vista.tools.reproduce.tokenization import check_tokens
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -59,7 +59,7 @@ def test_generation_config_that_would_fail_at_the_end_of_the_run(tmp_path) -> No
     path = tmp_path / "generation_config.json"
     for content, mark in (
         (None, OK),
-        ({"max_length": 64, "temperature": 0.9, "top_p": 0.6}, MISSING),
+        ({"max_length": 64, "temperature": 0.9, "top_p": 0.6}, WRONG),
         ({"max_length": 64, "temperature": 0.9, "top_p": 0.6, "do_sample": True}, OK),
         ({"max_length": 64}, OK),
     ):
@@ -67,7 +67,7 @@ def test_generation_config_that_would_fail_at_the_end_of_the_run(tmp_path) -> No
             path.write_text(json.dumps(content))
         checklist = Checklist()
         check_generation_config(checklist, tmp_path)
-        assert [item.mark for item in checklist.items] == [mark], content
+        assert [line.mark for line in checklist.lines] == [mark], content
 
 
 def test_tokenizer_that_does_not_fit_the_template_is_found_before_training(tmp_path) -> None:
@@ -76,9 +76,9 @@ def test_tokenizer_that_does_not_fit_the_template_is_found_before_training(tmp_p
     base = tmp_path / "base"
     write_tokenizer(base, ["What is it? A red dot."], 400)
     checklist = Checklist()
-    check_tokens(checklist, tmp_path, base, "v1", records, "llava")
-    assert checklist.items[0].mark == OK, checklist.render()
-    assert "3 samples: 0 mismatches, 0 without any label" in checklist.items[0].text
+    check_tokens(checklist, tmp_path, base, "v1", records)
+    assert checklist.lines[0].mark == OK, checklist.lines
+    assert "3 samples: 0 mismatches, 0 without any label" in checklist.lines[0].text
 
     # without bytes to fall back on, a sign that it never saw is <unk>, which LLaVA takes for padding
     model = io.BytesIO()
@@ -89,5 +89,5 @@ def test_tokenizer_that_does_not_fit_the_template_is_found_before_training(tmp_p
     (base / "tokenizer.model").write_bytes(model.getvalue())
     turns[1]["value"] = "A red @ dot @."
     checklist = Checklist()
-    check_tokens(checklist, tmp_path, base, "v1", records, "llava")
-    assert checklist.items[0].mark == MISSING, checklist.render()
+    check_tokens(checklist, tmp_path, base, "v1", records)
+    assert checklist.lines[0].mark == WRONG, checklist.lines

@@ -1,108 +1,125 @@
 """``llava-vista reproduce``: the paper's trainings and evaluations, with the upstreams' own launch scripts.
 
-recipes                    which scripts, with what, and the published numbers
-stand_in, launch           an upstream's script run with other values, or only asked what it would run
-plan                       which runs there are, and where their parts lie
-examine                    the checklist: machine, published, checkpoints, data, tokens
-train, evaluate            doing it
+recipes            the scripts, what is appended to them, and the published numbers
+launch_script      an upstream's script, run unmodified with values appended
+planned_trainings  the trainings, and where their files are
+prerequisites      the checklist: installation, base_models, training_data, tokenization
+training_sequence  run the trainings; paper_evaluation: evaluate and compare them
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .plan import Settings
+from ...config import VistaConfig
 
-DEFAULT_SEEDS = (42, 43, 44)
+if TYPE_CHECKING:
+    from .planned_trainings import ReproduceSettings
+
+EXAMPLE = "example: LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``llava-vista reproduce``."""
+    """Add the options of ``llava-vista reproduce``."""
     from .recipes import FINETUNE, LORA, PRETRAIN, RECIPES
 
+    parser.epilog = EXAMPLE
     parser.add_argument("action", choices=("train", "evaluate", "compare"), help="what to do")
     parser.add_argument("--model", choices=RECIPES, default="llava-7b", help="default: llava-7b")
-    parser.add_argument(
-        "--stages",
-        nargs="+",
-        choices=(PRETRAIN, FINETUNE, LORA),
-        default=[PRETRAIN, FINETUNE],
-        help="default: pretrain finetune",
-    )
-    parser.add_argument("--arms", nargs="+", choices=("baseline", "vista"), default=["baseline", "vista"])
-    parser.add_argument("--method", default="l2", help="VISTA's estimator (default: l2); names the arm's folder")
+    stages, arms = (PRETRAIN, FINETUNE, LORA), ("baseline", "vista")
+    parser.add_argument("--stages", nargs="+", choices=stages, default=stages[:2], help="default: pretrain finetune")
+    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, help="default: baseline vista")
+    parser.add_argument("--method", default="l2", help="VISTA's estimator, which names the arm's folder (default: l2)")
     parser.add_argument("--weight", type=float, default=1.0, help="VISTA's weight (default: 1, as published)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(DEFAULT_SEEDS), help="default: 42 43 44")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="default: 42 43 44")
     parser.add_argument("--root", help="the upstream's checkout (default: LLAVA_ROOT or TINYLLAVA_ROOT)")
     parser.add_argument("--output", required=True, help="folder for everything that is made")
-    parser.add_argument("--data-root", help="where LLaVA's data lie (default: playground/data in the checkout)")
+    parser.add_argument("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
     parser.add_argument("--base", help="base language model, a folder or hub id (default: the published one)")
     parser.add_argument("--tower", help="vision tower, a folder or hub id (default: the published one)")
-    parser.add_argument("--gpus", type=int, help="GPUs of this machine to use (default: all)")
-    parser.add_argument("--per-device-batch-size", type=int, help="default: the upstream's, at most")
+    parser.add_argument("--gpus", type=_count, help="GPUs of this machine to use (default: all)")
+    parser.add_argument("--per-device-batch-size", type=_count, help="default: the upstream's, at most")
     parser.add_argument("--tasks", nargs="+", default=[], help="evaluate: only these of the paper's tasks")
-    parser.add_argument("--dry-run", action="store_true", help="print the checklist and the exact command lines")
+    parser.add_argument("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
+
+
+def _count(text: str) -> int:
+    """Read a number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked for; returns the exit code (of a dry run: 1 when something is missing)."""
-    settings = read_settings(args)
-    if args.action == "evaluate":
-        from .evaluate import evaluate
+    """Do what was asked for.
 
-        return evaluate(settings, args.tasks, args.dry_run)
+    Returns:
+        The exit code: of a dry run 1 when something is missing.
+
+    Raises:
+        ReproduceError, ConfigError: an option is wrong (before anything else), something is missing, or a step failed.
+    """
+    from .paper_evaluation import check_tasks, evaluate
+    from .training_sequence import show_trainings, train
+
+    settings, tasks = read_settings(args), check_tasks(args.tasks)
+    if args.action == "evaluate":
+        return evaluate(settings, tasks, args.dry_run)
     if args.action == "compare":
         return _compare(settings, args.dry_run)
-    from .train import show, train
-
     if args.dry_run:
-        return show(settings)
+        return show_trainings(settings)
     train(settings)
     return 0
 
 
-def _compare(settings: Settings, dry_run: bool) -> int:
+def _compare(settings: ReproduceSettings, dry_run: bool) -> int:
     from ...cli import main
-    from .evaluate import compare_words
-    from .launch import quoted
+    from .launch_script import quoted
+    from .paper_evaluation import compare_words
 
     words = compare_words(settings)
     print(quoted(["llava-vista", *words]), flush=True)
     return 0 if dry_run else main(words)
 
 
-def read_settings(args: argparse.Namespace) -> Settings:
-    """What was chosen, with the defaults filled in."""
-    from .machine import gpus
-    from .plan import BASELINE, Settings
+def read_settings(args: argparse.Namespace) -> ReproduceSettings:
+    """Return the user's choices, with the defaults filled in.
+
+    Raises:
+        ConfigError: VISTA's method or weight is wrong.
+    """
+    from .installation import find_gpus
+    from .planned_trainings import BASELINE, ReproduceSettings
     from .recipes import RECIPES
 
+    if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it
+        VistaConfig(method=args.method, weight=args.weight)
     recipe = RECIPES[args.model]
     named = args.root or os.environ.get(recipe.root_variable)
     root = Path(named).resolve() if named else None
-    data = Path(args.data_root).resolve() if args.data_root else _data_below(root or Path(f"${recipe.root_variable}"))
+    data = Path(args.data_root) if args.data_root else (root or Path(f"${recipe.root_variable}")) / "playground/data"
     vista = f"vista-{args.method}" if args.weight == 1 else f"vista-{args.method}-{args.weight:g}"
-    flags = ("--vista", "--vista_method", args.method, "--vista_weight", f"{args.weight:g}")
-    return Settings(
+    return ReproduceSettings(
         recipe=recipe,
         root=root,
         output=Path(args.output).resolve(),
-        data_root=data,
-        base=args.base or recipe.base,
-        tower=args.tower or recipe.tower,
-        seeds=tuple(args.seeds),
-        arms=tuple(BASELINE if arm == BASELINE else vista for arm in args.arms),
-        stages=tuple(args.stages),
-        gpus=args.gpus or (1 if recipe.cpu else max(len(gpus()), 1)),
+        data_root=data.resolve() if args.data_root else data,
+        base=_absolute(args.base or recipe.base),
+        tower=_absolute(args.tower or recipe.tower),
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        arms=tuple(BASELINE if arm == BASELINE else vista for arm in dict.fromkeys(args.arms)),
+        stages=tuple(dict.fromkeys(args.stages)),
+        gpus=args.gpus or (1 if recipe.cpu else max(len(find_gpus()), 1)),
         per_device=args.per_device_batch_size,
-        flags=flags,
+        flags={"--vista": "True", "--vista_method": args.method, "--vista_weight": f"{args.weight:g}"},
     )
 
 
-def _data_below(root: Path) -> Path:
-    """Where LLaVA's README puts the data."""
-    return root / "playground" / "data"
+def _absolute(name: str) -> str:
+    """Return a folder's absolute path, because the script runs in the checkout; a hub id as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name

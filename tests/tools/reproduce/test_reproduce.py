@@ -1,24 +1,29 @@
-"""The reproduction kit without a GPU, data or an upstream: command lines, counts, and what it says is missing."""
+"""The reproduction without a GPU, data or an upstream: commands, counts, and what is named as missing."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llava_vista.cli import main
 from llava_vista.errors import ReproduceError
-from llava_vista.tools.compare.published import tasks as published_tasks
-from llava_vista.tools.reproduce import data, launch, machine, plan, stand_in
-from llava_vista.tools.reproduce.checklist import MISSING, OK, Checklist
-from llava_vista.tools.reproduce.checkpoints import check_checkpoint, locate
-from llava_vista.tools.reproduce.launch import Change, Recorded
-from llava_vista.tools.reproduce.published import check_published
-from llava_vista.tools.reproduce.recipes import DATA_558K, DATA_665K, LORA, PRETRAIN, RECIPES, Data
+from llava_vista.tools.kit.published_scores import published_tasks
+from llava_vista.tools.kit.report import OK, WRONG, Checklist
+from llava_vista.tools.reproduce import installation, training_data, training_sequence
+from llava_vista.tools.reproduce.base_models import check_checkpoint, locate
+from llava_vista.tools.reproduce.launch_script import LaunchScript, quoted, read_flags
+from llava_vista.tools.reproduce.planned_trainings import (
+    PlannedTraining,
+    ReproduceSettings,
+    global_batch,
+    planned_trainings,
+)
+from llava_vista.tools.reproduce.prerequisites import check_published
+from llava_vista.tools.reproduce.recipes import FINETUNE, LORA, PRETRAIN, RECIPES, TrainingSet
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -33,17 +38,17 @@ deepspeed --include localhost:4,5 --master_port 29501 some/train.py \\
 """
 
 
-def upstream(folder: Path, script: str = SCRIPT, program: str = "import sys; print(sys.argv)") -> Path:
+def upstream(folder: Path, script: str = SCRIPT, program: str = "import sys; print(sys.argv)") -> LaunchScript:
     (folder / "some").mkdir(parents=True)
     (folder / "some" / "train.py").write_text(program)
     (folder / "launch.sh").write_text(script)
-    return folder
+    return LaunchScript(folder, "launch.sh", ("a path/with blanks",))
 
 
-def test_what_a_launch_script_would_run_is_recorded(tmp_path) -> None:
-    recorded = launch.record(upstream(tmp_path), "launch.sh", ["a path/with blanks"])
-    assert recorded.words[:4] == ("--include", "localhost:4,5", "--master_port", "29501")
-    assert recorded.flags == {
+def test_command_of_a_launch_script_is_recorded(tmp_path) -> None:
+    command = upstream(tmp_path).record()
+    assert command[:3] == ["some/train.py", "--deepspeed", "./scripts/zero2.json"]
+    assert read_flags(command) == {
         "deepspeed": "./scripts/zero2.json",
         "data_path": "a path/with blanks",
         "vision_tower2": "",
@@ -51,98 +56,79 @@ def test_what_a_launch_script_would_run_is_recorded(tmp_path) -> None:
         "output_dir": "/mnt/somebody/else",
         "learning_rate": "2e-3",
     }
+    assert read_flags([*command, "--deepspeed", "", "--output_dir", "ours"])["output_dir"] == "ours"
+    assert "'' \\\n    --mm_vision" in quoted(command)
 
 
-def test_flags_are_set_in_place_and_added(tmp_path) -> None:
-    recorded = launch.record(upstream(tmp_path), "launch.sh", ["d"])
-    change = Change(("ds", "--num_gpus", "8"), {"--output_dir": "out", "--seed": "1"}, ("--deepspeed",), ("--vista",))
-    assert recorded.rewritten(change) == [
-        "ds", "--num_gpus", "8", "some/train.py", "--data_path", "d", "--vision_tower2", "",
-        "--mm_vision_select_layer", "-2", "--output_dir", "out", "--learning_rate", "1e-3", "--learning_rate", "2e-3",
-        "--seed", "1", "--vista",
-    ]  # fmt: skip
-    assert "'' \\\n    --mm_vision" in launch.quoted(recorded.rewritten(change))
-
-
-def test_a_flag_given_twice_is_set_once() -> None:
-    """The last one counts for argparse, and it must be ours."""
-    spec = Change(("ds",), {"--a": "3"}).as_json(None)
-    words = stand_in.rewrite(["x.py", "--a", "1", "--b", "--a", "2"], spec)
-    flags = Recorded(tuple(words[1:])).flags
-    assert flags == {"a": "3", "b": ""}
-
-
-@pytest.mark.parametrize("script", ["exit 3\n", "echo nothing\n", SCRIPT + SCRIPT])
+@pytest.mark.parametrize("script", ["exit 3\n", "echo nothing\n", SCRIPT + SCRIPT, "deepspeed --help\n"])
 def test_a_script_that_does_something_else_is_refused(tmp_path, script: str) -> None:
     with pytest.raises(ReproduceError, match="expected to call deepspeed once"):
-        launch.record(upstream(tmp_path, script), "launch.sh", ["d"])
+        upstream(tmp_path, script).record()
 
 
-def test_the_script_is_run_with_the_change(tmp_path, monkeypatch, capfd) -> None:
+def test_the_script_is_run_with_our_values_appended(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setenv("LLAVA_VISTA", "1")
-    program = "import os, sys; print('GOT', sys.argv[1:], os.environ.get('LLAVA_VISTA')); sys.exit(7)"
-    root = upstream(tmp_path / "root", program=program)
-    before = (root / "launch.sh").read_bytes()
+    program = """
+import argparse, os, shutil, sys
+parser = argparse.ArgumentParser()
+for flag in ("deepspeed", "data_path", "vision_tower2", "output_dir"):
+    parser.add_argument(f"--{flag}")
+parser.add_argument("--mm_vision_select_layer", type=int)
+parser.add_argument("--learning_rate", type=float)
+parser.add_argument("--vista", action="store_true")
+print("GOT", vars(parser.parse_args()), os.environ.get("LLAVA_VISTA"), shutil.which("deepspeed"))
+sys.exit(7)
+"""
+    script = upstream(tmp_path / "root", program=program)
+    before = (tmp_path / "root" / "launch.sh").read_bytes()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     seen: list[bytes] = []
-    change = Change((sys.executable,), {"--output_dir": "out"}, ("--deepspeed",), ("--vista",))
-    code = launch.run(root, "launch.sh", ["d"], change, tmp_path / "log", seen.append)
-    assert code == 7
-    assert (root / "launch.sh").read_bytes() == before
+    ours = ["--deepspeed", "", "--output_dir", "o'ur $1", "--learning_rate", "5e-4", "--vista"]
+    assert script.run([sys.executable], ours, tmp_path / "log", seen.append) == 7
+    assert (tmp_path / "root" / "launch.sh").read_bytes() == before
     (line,) = [line.decode() for line in seen if line.startswith(b"GOT")]
-    assert "'--output_dir', 'out'" in line
-    assert line.endswith("'--vista'] None")  # the baseline gets no request from outside
+    values = {
+        "deepspeed": "", "data_path": "a path/with blanks", "vision_tower2": "", "output_dir": "o'ur $1",
+        "mm_vision_select_layer": -2, "learning_rate": 5e-4, "vista": True,
+    }  # fmt: skip
+    # no request from outside reaches the baseline, and the stand-in is not on the PATH of what it starts
+    assert line.startswith(f"GOT {values} None ")
+    assert "llava-vista-" not in line
     assert line in (tmp_path / "log").read_text()
 
 
-def test_a_run_that_is_stopped_leaves_no_process(tmp_path) -> None:
-    program = (
-        "import os, time\nprint(os.getpid(), flush=True)\nprint('tokenization mismatch', flush=True)\ntime.sleep(60)"
-    )
-    root = upstream(tmp_path, program=program)
-    pids: list[int] = []
-
-    def watch(line: bytes) -> None:
-        if line.strip().isdigit():
-            pids.append(int(line))
-        if b"mismatch" in line:
-            raise ReproduceError("stop")
-
-    begin = time.monotonic()
-    with pytest.raises(ReproduceError, match="stop"):
-        launch.run(root, "launch.sh", ["d"], Change((sys.executable,)), tmp_path / "log", watch)
-    assert time.monotonic() - begin < 30
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):  # killed, it stays in the table until whoever inherited it has asked for its status
-            os.kill(pids[0], 0)
-            time.sleep(0.1)
+def test_a_training_that_reports_mismatches_is_stopped(tmp_path, monkeypatch) -> None:
+    program = "import time\nprint('tokenization mismatch\\n' * 200, flush=True)\ntime.sleep(60)"
+    upstream(tmp_path, program=program)
+    chosen = settings(tmp_path, gpus=1)
+    monkeypatch.setattr(training_sequence, "launcher", lambda _: [sys.executable])
+    monkeypatch.setattr(training_sequence, "_make_projector", lambda *_: None)
+    stage = replace(chosen.recipe.stages[PRETRAIN], script="launch.sh", words=("d",))
+    run = PlannedTraining(chosen, stage, "baseline", 42)
+    with pytest.raises(ReproduceError, match="seed 42, baseline, pretrain: stopped after 101 lines"):
+        training_sequence._train_one(run, ["t.py", "--per_device_train_batch_size", "16"])
 
 
-def settings(tmp_path: Path, name: str = "llava-7b", gpus: int = 8, **more) -> plan.Settings:
+def settings(tmp_path: Path, name: str = "llava-7b", gpus: int = 8, **more) -> ReproduceSettings:
     recipe = RECIPES[name]
-    return plan.Settings(
+    return ReproduceSettings(
         **{
             "recipe": recipe, "root": tmp_path, "output": tmp_path / "out", "data_root": tmp_path / "data",
             "base": recipe.base, "tower": recipe.tower, "seeds": (42, 43), "arms": ("baseline", "vista-l2"),
             "stages": ("pretrain", "finetune"), "gpus": gpus, "per_device": None,
-            "flags": ("--vista", "--vista_method", "l2"), **more,
+            "flags": {"--vista": "True", "--vista_method": "l2"}, **more,
         }
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("script", "gpus", "per_device", "expected"),
-    [
-        (16, 8, None, (16, 1)),
-        (16, 4, None, (16, 2)),
-        (16, 1, None, (16, 8)),
-        (16, 16, None, (8, 1)),
-        (16, 8, 4, (4, 4)),
-    ],
+    ("gpus", "per_device", "expected"),
+    [(8, None, (16, 1)), (4, None, (16, 2)), (1, None, (16, 8)), (16, None, (8, 1)), (8, 4, (4, 4))],
 )
-def test_global_batch_size_is_the_published_one(tmp_path, script, gpus, per_device, expected) -> None:
+def test_global_batch_size_is_the_published_one(tmp_path, gpus, per_device, expected) -> None:
     chosen = settings(tmp_path, gpus=gpus, per_device=per_device)
-    stage = chosen.recipe.stage("finetune")
-    found = plan.batch(chosen, stage, Recorded(("t.py", "--per_device_train_batch_size", str(script))))
+    stage = chosen.recipe.stages[FINETUNE]
+    found = global_batch(chosen, stage, ["t.py", "--per_device_train_batch_size", "16"])
     assert found == expected
     assert found[0] * found[1] * gpus == stage.batch == 128
 
@@ -150,30 +136,29 @@ def test_global_batch_size_is_the_published_one(tmp_path, script, gpus, per_devi
 @pytest.mark.parametrize(("gpus", "per_device"), [(3, None), (7, 16), (256, None)])
 def test_global_batch_size_that_cannot_be_reached(tmp_path, gpus, per_device) -> None:
     chosen = settings(tmp_path, gpus=gpus, per_device=per_device)
-    recorded = Recorded(("t.py", "--per_device_train_batch_size", "16"))
     with pytest.raises(ValueError, match="global batch size of 128"):
-        plan.batch(chosen, chosen.recipe.stage("finetune"), recorded)
+        global_batch(chosen, chosen.recipe.stages[FINETUNE], ["t.py", "--per_device_train_batch_size", "16"])
 
 
 def test_arms_differ_by_vista_and_their_folders_only(tmp_path) -> None:
     chosen = settings(tmp_path)
-    words = ("t.py", "--per_device_train_batch_size", "16", "--output_dir", "x")
-    changes = {str(run): plan.change(chosen, run, Recorded(words)) for run in plan.runs(chosen)}
-    assert len(changes) == 2 * 2 * 2
+    command = ["t.py", "--per_device_train_batch_size", "16", "--output_dir", "x"]
+    values = {str(run): run.appended(command) for run in planned_trainings(chosen)}
+    assert len(values) == 2 * 2 * 2
     for stage in ("pretrain", "finetune"):
-        baseline, vista = (changes[f"seed 42, {arm}, {stage}"] for arm in chosen.arms)
-        assert (baseline.add, vista.add) == ((), chosen.flags)
-        differ = {flag for flag in baseline.values if baseline.values[flag] != vista.values[flag]}
+        baseline, vista = (values[f"seed 42, {arm}, {stage}"] for arm in chosen.arms)
+        assert not set(chosen.flags) & set(baseline)
+        differ = {flag: value for flag, value in vista.items() if baseline.get(flag) != value}
         # stage 1 starts from one projector; stage 2 from the arm's own
-        assert differ == {"--output_dir"} | ({"--pretrain_mm_mlp_adapter"} if stage == "finetune" else set())
-        assert baseline.values["--seed"] == "42"
-    folders = {run.folder for run in plan.runs(chosen)}
-    assert len(folders) == 8
+        own = {"--output_dir"} | ({"--pretrain_mm_mlp_adapter"} if stage == "finetune" else set())
+        assert set(differ) == own | set(chosen.flags)
+        assert baseline["--seed"] == "42"
+    assert len({run.folder for run in planned_trainings(chosen)}) == 8
 
 
 def test_published_numbers_are_checked(tmp_path) -> None:
     chosen = settings(tmp_path)
-    stage = chosen.recipe.stage(PRETRAIN)
+    stage = chosen.recipe.stages[PRETRAIN]
     (tmp_path / "zero2.json").write_text('{"zero_optimization": {"stage": 2}}')
     flags = {**{name: f"{value:g}" for name, value in stage.published.items()}, "deepspeed": "zero2.json"}
     flags |= {"per_device_train_batch_size": "32"}
@@ -181,18 +166,17 @@ def test_published_numbers_are_checked(tmp_path) -> None:
     def check(**other: str) -> Checklist:
         checklist = Checklist()
         words = [word for name, value in {**flags, **other}.items() for word in (f"--{name}", value)]
-        check_published(checklist, chosen, stage, Recorded(("t.py", *words)), tmp_path)
+        check_published(checklist, chosen, stage, ["t.py", *words])
         return checklist
 
     assert not check().problems
-    assert "256 = 32 per device x 8 GPUs x 1 accumulated" in check().render()
+    assert any("256 = 32 per device x 8 GPUs x 1 accumulated" in line.text for line in check().lines)
     (problem,) = check(learning_rate="2e-3", deepspeed="nowhere.json").problems
     assert "learning_rate is 2e-3, published 0.001; ZeRO stage is None, published 2" in problem.text
 
 
 def test_a_run_that_was_killed_while_saving_is_not_done(tmp_path) -> None:
-    chosen = settings(tmp_path)
-    finetune = next(run for run in plan.runs(chosen) if run.stage.name == "finetune")
+    finetune = next(run for run in planned_trainings(settings(tmp_path)) if run.stage.name == "finetune")
     finetune.folder.mkdir(parents=True)
     for name, text, done in (
         ("trainer_state.json", "{}", False),
@@ -210,7 +194,7 @@ def records(count: int, folder: str = "coco/train2017") -> list[dict]:
 
 
 def test_data_is_counted_and_every_missing_file_found(tmp_path) -> None:
-    wanted = Data("mix.json", ".", 7, "somewhere")
+    wanted = TrainingSet("mix.json", ".", 7, "somewhere")
     samples = [*records(4), *records(2, "ocr_vqa/images"), {"conversations": []}]
     (tmp_path / "mix.json").write_text(json.dumps(samples))
     for sample in samples[1:4]:
@@ -218,9 +202,9 @@ def test_data_is_counted_and_every_missing_file_found(tmp_path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     checklist = Checklist()
-    assert data.check_data(checklist, wanted, tmp_path) == samples
-    assert [item.mark for item in checklist.items] == [OK, MISSING, MISSING]
-    text = " ".join(checklist.render().split())
+    assert training_data.check_data(checklist, wanted, tmp_path) == samples
+    assert [line.mark for line in checklist.lines] == [OK, WRONG, WRONG]
+    text = " ".join(line.text for line in checklist.lines)
     assert "mix.json: 7 samples, 1 of them without an image" in text
     assert "coco: 1 of 4 images are not there, for example coco/train2017/0.jpg" in text
     assert "ocr_vqa: 2 of 2 images are not there" in text
@@ -230,25 +214,28 @@ def test_data_is_counted_and_every_missing_file_found(tmp_path) -> None:
 def test_data_that_was_cut_off(tmp_path, content: str) -> None:
     (tmp_path / "mix.json").write_text(content)
     checklist = Checklist()
-    data.check_data(checklist, Data("mix.json", ".", 7, "somewhere"), tmp_path)
+    training_data.check_data(checklist, TrainingSet("mix.json", ".", 7, "somewhere"), tmp_path)
     assert checklist.problems
 
 
 def test_counts_are_those_of_the_published_files() -> None:
-    assert DATA_558K.samples == 558_128
-    assert DATA_665K.samples == 364_100 + 72_140 + 80_000 + 21_953 + 86_417 + 40_688  # coco gqa ocr_vqa textvqa vg text
+    stages = RECIPES["llava-7b"].stages
+    assert stages[PRETRAIN].data.samples == 558_128
+    assert (
+        stages[LORA].data.samples == 364_100 + 72_140 + 80_000 + 21_953 + 86_417 + 40_688
+    )  # coco gqa ocr_vqa textvqa vg text
 
 
 def test_checkpoints(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = tmp_path / "hub" / "models--a--b"
-    snapshot = folder / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
+    (snapshot := folder / "snapshots" / "abc").mkdir(parents=True)
     assert locate("a/b") is None
+    assert locate("/no/such/folder") is None
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
-    assert locate("a/b") == snapshot
     (snapshot / "config.json").write_text('{"hidden_size": 8}')
+    assert locate("a/b") == snapshot
     index = {"weight_map": {"x": "one.safetensors", "y": "two.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     (snapshot / "one.safetensors").touch()
@@ -263,25 +250,49 @@ def test_checkpoints(tmp_path, monkeypatch) -> None:
 
 def test_empty_machine_lists_everything_at_once(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("LLAVA_ROOT", raising=False)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(launch.sys, "executable", "/nowhere/python")
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(machine, "imported_at_start", lambda *words: ([], ""))
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: type("U", (), {"free": 1e9})())
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installation, "imported_at_start", lambda *words: ([], ""))
+    monkeypatch.setattr(installation.shutil, "disk_usage", lambda path: type("U", (), {"free": 1e9})())
     words = ["reproduce", "train", "--output", str(tmp_path / "out"), "--gpus", "8"]
     assert main([*words, "--dry-run"]) == 1
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  !!")]
-    labels = [line[6:].split("  ")[0] for line in lines]
+    output = capsys.readouterr().out
+    labels = [line[6:].split("  ")[0] for line in output.splitlines() if line.startswith("  !!")]
     assert labels == [
         "upstream", "launcher", "packages", "--vista", "GPUs", "disk", "base model", "vision tower",
         "data", "data", "data",
     ]  # fmt: skip
+    # 3 seeds x 2 arms x (28 + 80) hours
+    assert "12 trainings, 0 of them done; about 648 A100 GPU hours for 12 of the others" in output
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "nothing was trained" in error
-    assert all(word in error for word in ("LLAVA_ROOT", "vicuna-7b", "llava_v1_5_mix665k.json"))
+    assert all(word in error for word in ("upstream: LLAVA_ROOT", "vicuna-7b", "llava_v1_5_mix665k.json"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--method", "cos"], "unknown VISTA method 'cos'"),
+        (["--weight", "-1"], "VISTA weight must be finite and not negative"),
+        (["--gpus", "0"], "argument --gpus: 0: expected 1 or more"),
+        (["--per-device-batch-size", "-2"], "argument --per-device-batch-size: -2: expected 1 or more"),
+        (["--tasks", "gqb"], "--tasks gqb: not among the paper's tasks"),
+    ],
+)
+@pytest.mark.parametrize("action", ["train", "evaluate"])
+def test_a_wrong_option_is_refused_before_anything_is_checked(tmp_path, capsys, action, words, named) -> None:
+    try:
+        code = main(["reproduce", action, "--output", str(tmp_path / "out"), *words, "--dry-run"])
+    except SystemExit as ended:  # by argparse
+        code = ended.code
+    assert code == 2
+    said = capsys.readouterr()
+    assert named in said.err
+    assert not said.out
 
 
 def test_stage_2_needs_stage_1(tmp_path, capsys) -> None:
@@ -292,24 +303,43 @@ def test_stage_2_needs_stage_1(tmp_path, capsys) -> None:
     assert "run pretrain first" in text
 
 
+def test_dry_run_shows_a_command_and_what_differs_in_the_others(tmp_path, capsys) -> None:
+    """For LLaVA's own two stages, from scripts written in their manner."""
+    for name, batch in (("pretrain", "32"), ("finetune", "16")):
+        path = tmp_path / "scripts" / "v1_5" / f"{name}.sh"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"deepspeed llava/train/train_mem.py --per_device_train_batch_size {batch} --data_path x")
+    words = ["reproduce", "train", "--output", str(tmp_path / "out"), "--root", str(tmp_path), "--gpus", "4"]
+    assert main([*words, "--seeds", "1", "2", "--dry-run"]) == 1
+    text = capsys.readouterr().out
+    assert text.count("--data_path x") == 2  # a command in full for each stage
+    assert text.count(": the same, but") == 2 * 3
+    vista = text.partition("seed 1, vista-l2, pretrain: the same, but\n")[2].partition("\n#")[0]
+    flags = [line.split()[0] for line in vista.splitlines()]
+    assert flags == ["--output_dir", "--vista", "--vista_method", "--vista_weight"]
+
+
 def test_evaluation_of_every_published_task(tmp_path, capsys) -> None:
-    words = ["reproduce", "evaluate", "--output", str(tmp_path), "--seeds", "1", "--gpus", "2", "--dry-run"]
-    assert main(words) == 1  # no model, no lmms-eval
+    words = ["reproduce", "evaluate", "--output", str(tmp_path), "--seeds", "1", "--gpus", "2"]
+    assert main([*words, "--dry-run"]) == 1  # no model, no lmms-eval
     text = capsys.readouterr().out
-    for task in published_tasks():
-        assert text.count(f"--tasks {task} \\\n") == 2, task
+    assert text.count("0 tasks are done, to do: " + " ".join(published_tasks())) == 2  # both arms
+    assert text.count("--model llava \\\n") == 1  # one command in full
     assert "conv_template=vicuna_v1" in text
-    assert main([*words, "--model", "tinyllava-3b", "--tasks", "gqa"]) == 1
+    assert main([*words, "--dry-run", "--model", "tinyllava-3b", "--tasks", "gqa"]) == 1
     text = capsys.readouterr().out
-    assert text.count("--model tinyllava") == 2
+    assert "--model tinyllava" in text
     assert "conv_mode=phi" in text
-    assert main([*words, "--tasks", "gqb"]) == 2
-    assert "not among the paper's tasks" in capsys.readouterr().err
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "lmms-eval: not installed here" in error
+    assert "model: " in error
+    assert main([*words, "--stages", "pretrain"]) == 2
+    assert "trains no model to evaluate" in capsys.readouterr().err
 
 
 def test_lora_is_merged_before_evaluation(tmp_path, capsys) -> None:
-    chosen = settings(tmp_path, stages=("pretrain", LORA))
-    model = plan.evaluated(chosen, 42, "baseline", chosen.stages)
+    model = settings(tmp_path, stages=("pretrain", LORA)).evaluated_model(42, "baseline")
     assert "llava" in model.name
     assert "lora" not in model.name  # LLaVA's loader would take it for an adapter
     words = ["reproduce", "evaluate", "--output", str(tmp_path / "out"), "--seeds", "42", "--dry-run"]

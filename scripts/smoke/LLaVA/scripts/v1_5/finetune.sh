@@ -1,6 +1,6 @@
 #!/bin/bash
 # Written for the smoke test, in the manner of LLaVA's script of this name: paths and sizes are hard-coded, and
-# `deepspeed` is called once. The kit has to put its own values in their place.
+# `deepspeed` is called once. What reproduce appends has to win.
 
 deepspeed llava/train/train.py \
     --deepspeed ./scripts/zero3.json \

@@ -1,0 +1,150 @@
+"""lmms-eval for every task of the paper's tables, for each arm and seed, and the comparison of what it gave."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from ...errors import ReproduceError
+from ..kit.lmms_eval import read_lmms_eval
+from ..kit.published_scores import published_tasks
+from ..kit.report import Checklist
+from .launch_script import find_program, quoted
+from .planned_trainings import ReproduceSettings
+from .training_sequence import print_checklist, stop_at_problems
+
+#: The paper's lmms-eval. The task names are the same in 0.7.3.
+PAPER_VERSION = "0.3.0"
+#: Result folders beside a model's, as ``HARNESS-MODEL``.
+LMMS_EVAL, LLAVA_EVAL = "lmms-eval", "llava-eval"
+#: Tasks whose score needs a judge: lmms-eval asks an OpenAI-compatible server, and without a key guesses.
+JUDGED = ("mmbench_en_dev", "mmbench_cn_dev")
+
+
+def check_tasks(tasks: list[str]) -> list[str]:
+    """Return the tasks to evaluate: those that were named, or all of the paper's.
+
+    Raises:
+        ReproduceError: one is not the paper's.
+    """
+    known = published_tasks()
+    if unknown := [task for task in tasks if task not in known]:
+        raise ReproduceError(f"--tasks {' '.join(unknown)}: not among the paper's tasks, {', '.join(known)}.")
+    return tasks or known
+
+
+def _results_folder(model: Path, harness: str) -> Path:
+    return model.with_name(f"{harness}-{model.name}")
+
+
+def evaluate(settings: ReproduceSettings, tasks: list[str], dry_run: bool) -> int:
+    """Evaluate every arm and seed on each task. A task whose results are there is kept.
+
+    Returns:
+        0, or 1 when a dry run finds something missing.
+
+    Raises:
+        ReproduceError: something is missing, or an evaluation failed.
+    """
+    models = [settings.evaluated_model(seed, arm) for seed in settings.seeds for arm in settings.arms]
+    checklist = _check(settings, models, tasks)
+    print_checklist(checklist)
+    if not dry_run:
+        stop_at_problems(checklist, "evaluated")
+    for model in models:
+        output = _results_folder(model, LMMS_EVAL)
+        earlier = read_lmms_eval(output) if output.is_dir() else None
+        done = {key.task for key in earlier.scores} if earlier else set()
+        left = [task for task in tasks if task not in done]
+        print(f"\n# {model}: {len(tasks) - len(left)} tasks are done, to do: {' '.join(left) or 'nothing'}")
+        for task in left:
+            command = _command(settings, model, task, output)
+            if not dry_run or (model, task) == (models[0], left[0]):  # the others differ in what the line above names
+                print(quoted(command), flush=True)
+            if not dry_run and subprocess.run(command).returncode:
+                raise ReproduceError(
+                    f"{task} failed for {model}. What is done is kept, so the command can be repeated."
+                )
+    if len(settings.arms) == 2:
+        print("\n# then\n" + quoted(["llava-vista", *compare_words(settings, expected=LMMS_EVAL)]))
+    return 1 if checklist.problems else 0
+
+
+def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) -> list[str]:
+    name, arguments = settings.recipe.harness
+    return [
+        find_program("accelerate") or "accelerate", "launch",
+        "--num_processes", str(settings.gpus),
+        "-m", "lmms_eval",
+        "--model", name,
+        "--model_args", arguments.format(model=model),
+        "--tasks", task,
+        "--batch_size", "1",
+        "--log_samples",
+        "--log_samples_suffix", model.name,
+        "--output_path", str(output),
+    ]  # fmt: skip
+
+
+def _check(settings: ReproduceSettings, models: list[Path], tasks: list[str]) -> Checklist:
+    checklist = Checklist()
+    install = (
+        f"pip install lmms-eval=={PAPER_VERSION}, in an environment in which {settings.recipe.package} is installed"
+    )
+    if importlib.util.find_spec("lmms_eval") is None:
+        checklist.wrong("lmms-eval", f"not installed here. For the paper's: {install}.")
+    elif (version := metadata.version("lmms-eval")) == PAPER_VERSION:
+        checklist.ok("lmms-eval", version)
+    else:
+        checklist.note(
+            "lmms-eval", f"{version}, the paper's numbers are of {PAPER_VERSION}. For the paper's: {install}."
+        )
+    for model in models:
+        if reason := _unusable(settings, model):
+            checklist.wrong("model", reason)
+        else:
+            checklist.ok("model", str(model))
+    for task in JUDGED:
+        if task in tasks:
+            checklist.note(task, "asks a judge (OPENAI_API_KEY) for an answer that is not just a letter, or guesses")
+    return checklist
+
+
+def _unusable(settings: ReproduceSettings, folder: Path) -> str | None:
+    """Return why a folder cannot be evaluated; None when it can."""
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if settings.recipe.merge_script and is_adapter:
+        return (
+            f"{folder} is an unmerged LoRA adapter. Merge it with llava-vista reproduce train --stages finetune_lora."
+        )
+    if settings.recipe.package == "tinyllava" and "lora" in str(folder) and not is_adapter:
+        return f"TinyLLaVA takes any model whose path has 'lora' in it for an adapter: {folder}. Name another --output."
+    if not (folder / "config.json").is_file():
+        return f"{folder} holds no model (no config.json). Train it with llava-vista reproduce train."
+    return None
+
+
+def compare_words(settings: ReproduceSettings, expected: str = "") -> list[str]:
+    """Return the words of ``llava-vista compare`` for both arms: each seed's last training, and its evaluations.
+
+    Args:
+        expected: The harness whose results will be there.
+
+    Raises:
+        ReproduceError: there are no two arms.
+    """
+    if len(settings.arms) != 2:
+        raise ReproduceError("a comparison needs both arms: leave out --arms.")
+    words = ["compare"]
+    for flag, arm in zip(("--baseline", "--vista"), settings.arms, strict=True):
+        words.append(flag)
+        for seed in settings.seeds:
+            model = settings.evaluated_model(seed, arm)
+            words.append(str(settings.stage_folder(seed, arm, settings.stages[-1])))
+            for harness in (LMMS_EVAL, LLAVA_EVAL):
+                results = _results_folder(model, harness)
+                if results.is_dir() or harness == expected:
+                    words.append(str(results))
+    return [*words, "--output", str(settings.output / "comparison.md")]

@@ -1,0 +1,172 @@
+"""The trainings, one after the other. A complete one is kept, so an interrupted command can be repeated."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...errors import ReproduceError
+from ..kit.json_files import BadFile
+from ..kit.processes import tail
+from ..kit.rendering import to_text
+from ..kit.report import Checklist, Report
+from ..kit.training_folder import read_training
+from .base_models import is_model, locate, read_config
+from .launch_script import find_program, quoted
+from .planned_trainings import (
+    BASELINE,
+    PlannedTraining,
+    ReproduceSettings,
+    launch_script,
+    launcher,
+    merged_folder,
+    planned_trainings,
+)
+from .prerequisites import check_training
+from .recipes import LORA, PRETRAIN
+from .tokenization import MISMATCH
+
+#: So many lines about mismatches stop a training. The published data causes a few.
+MISMATCHES = 100
+
+
+def show_trainings(settings: ReproduceSettings) -> int:
+    """Print the checklist, the cost, and each stage's command with what differs in its other trainings.
+
+    Returns:
+        0, or 1 when something is missing.
+    """
+    checklist, recorded = check_training(settings)
+    print_checklist(checklist)
+    print(f"\n{_cost(planned_trainings(settings))}")
+    for name, command in recorded.items():
+        first, *others = [run for run in planned_trainings(settings) if run.stage.name == name]
+        try:
+            values = first.appended(command)
+        except ValueError:
+            continue  # the checklist has it
+        print(f"\n# {first}: {settings.root}/{first.stage.script}, with our values at the end")
+        print(quoted([*launcher(settings), *command, *as_words(values)]))
+        for run in others:
+            changed = {flag: value for flag, value in run.appended(command).items() if values.get(flag) != value}
+            print(f"# {run}: the same, but\n    {quoted(as_words(changed))}")
+    count = len(checklist.problems)
+    print(f"\n{count} problem{'s' if count > 1 else ''} found (marked !!)." if count else "\nNothing is missing.")
+    return 1 if count else 0
+
+
+def print_checklist(checklist: Checklist) -> None:
+    print(to_text(Report([checklist])), flush=True)
+
+
+def stop_at_problems(checklist: Checklist, done: str) -> None:
+    if checklist.problems:
+        listed = "; ".join(f"{line.label}: {line.text}" for line in checklist.problems)
+        raise ReproduceError(f"nothing was {done}, because something is missing. {listed}")
+
+
+def as_words(flags: Mapping[str, str]) -> list[str]:
+    return [word for pair in flags.items() for word in pair]
+
+
+def _cost(runs: list[PlannedTraining]) -> str:
+    hours = [run.stage.gpu_hours for run in runs if not run.is_done]
+    known = [hour for hour in hours if hour is not None]
+    text = f"{len(runs)} trainings, {len(runs) - len(hours)} of them done"
+    if known:
+        text += f"; about {sum(known):g} A100 GPU hours for {len(known)} of the others, by the upstream's README"
+    if len(known) < len(hours):
+        text += f"; GPU hours of {len(hours) - len(known)} are not known"
+    return f"{text}."
+
+
+def train(settings: ReproduceSettings) -> None:
+    """Run all trainings, after the checklist has found no problem.
+
+    Raises:
+        ReproduceError: something is missing, or a training failed.
+    """
+    checklist, recorded = check_training(settings)
+    print_checklist(checklist)
+    stop_at_problems(checklist, "trained")
+    for run in planned_trainings(settings):
+        if run.is_done:
+            print(f"\n=== {run}: done already, in {run.folder} ===", flush=True)
+        else:
+            _train_one(run, recorded[run.stage.name])
+        if run.stage.name == LORA and settings.recipe.merge_script:
+            _merge(settings, settings.recipe.merge_script, run.folder)
+
+
+def _train_one(run: PlannedTraining, command: list[str]) -> None:
+    start, appended = launcher(run.settings), as_words(run.appended(command))
+    print(f"\n=== {run} ===\n{quoted([*start, *command, *appended])}", flush=True)
+    if run.stage.name == PRETRAIN and run.settings.recipe.projector:
+        _make_projector(run.settings, run.seed)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    log = run.folder.with_name(f"{run.folder.name}.log")
+    mismatches = 0
+
+    def stop_at_mismatches(line: bytes) -> None:
+        nonlocal mismatches
+        mismatches += MISMATCH.encode() in line
+        if mismatches > MISMATCHES:
+            raise ReproduceError(
+                f"{run}: stopped after {mismatches} lines of '{MISMATCH}' ({log}): samples lose their labels, because "
+                "the conversation template does not fit the tokenizer."
+            )
+
+    code = launch_script(run.settings, run.stage).run(start, appended, log, stop_at_mismatches)
+    if mismatches:
+        print(f"{mismatches} samples lost their labels by a '{MISMATCH}'; the published data causes a few.", flush=True)
+    if code:
+        raise ReproduceError(f"{run}: training failed with exit code {code}. The end of {log}: {tail(log, 600)}")
+    if not run.is_done:
+        result = run.folder / run.stage.result
+        raise ReproduceError(
+            f"{run}: training ended, but {result} or its weights are not there; its output is in {log}."
+        )
+    _check_log(run)
+
+
+def _check_log(run: PlannedTraining) -> None:
+    """Check that VISTA acted in its arm, and only there."""
+    try:
+        observed = read_training(run.folder).is_observed
+    except BadFile as error:
+        raise ReproduceError(f"{run}: {error}") from error
+    if observed == (run.arm == BASELINE):
+        said = "VISTA acted in the baseline" if observed else "VISTA did not act"
+        raise ReproduceError(f"{run}: {said}, by the log in {run.folder}. Try llava-vista doctor.")
+
+
+def _make_projector(settings: ReproduceSettings, seed: int) -> None:
+    path = settings.shared_projector(seed)
+    if path.is_file():
+        return
+    import torch
+
+    from ..kit.untrained_projector import write_projector
+
+    base, tower = locate(settings.base), locate(settings.tower)
+    if base is None or tower is None:
+        raise ReproduceError(f"{settings.base} or {settings.tower} is not there any more.")
+    config = read_config(tower)
+    vision = config.get("vision_config", config)["hidden_size"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        write_projector(path, int(vision), int(read_config(base)["hidden_size"]))
+
+
+def _merge(settings: ReproduceSettings, script: str, lora: Path) -> None:
+    """Merge a LoRA adapter with the upstream's own script; lmms-eval needs a whole model."""
+    target = merged_folder(lora)
+    if is_model(target):
+        return
+    command = [find_program("python") or "python", script, "--model-path", str(lora)]
+    command += ["--model-base", settings.base, "--save-model-path", str(target)]
+    print(f"\n=== merging {lora.name} ===\n{quoted(command)}", flush=True)
+    if code := subprocess.run(command, cwd=settings.root).returncode:
+        raise ReproduceError(f"merging {lora} failed with exit code {code}.")
