@@ -13,7 +13,7 @@ import sentencepiece
 import torch
 from runs import environment, history
 
-from llava_vista.tools.demo.checkpoint import SYSTEM_PROMPT, write_tokenizer
+from llava_vista.tools.demo.tiny_checkpoint import SYSTEM_PROMPT, write_tokenizer
 from llava_vista.tools.reproduce.checklist import MISSING, OK, Checklist
 from llava_vista.tools.reproduce.checkpoints import check_generation_config
 from llava_vista.tools.reproduce.tokens import check_tokens

@@ -10,10 +10,10 @@ import pytest
 from runs import environment
 
 from llava_vista.cli import main
-from llava_vista.tools.demo.checkpoint import build_tiny_llava
-from llava_vista.tools.demo.dataset import DataSizes, write_data
-from llava_vista.tools.demo.evaluate import load_records, majority_answers, score
+from llava_vista.tools.demo.heldout_answers import load_records, majority_answers, score
+from llava_vista.tools.demo.scene_dataset import DataSizes, write_data
 from llava_vista.tools.demo.scenes import ATTRIBUTE_KINDS, caption, make_scenes, questions
+from llava_vista.tools.demo.tiny_checkpoint import build_tiny_llava
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -73,7 +73,7 @@ def test_labels_are_real_in_llavas_own_preprocessing(tmp_path, capsys) -> None:
     assert "mismatch" not in capsys.readouterr().out
     heldout = load_records(data.heldout)
     assert {record["kind"] for record in heldout} <= set(ATTRIBUTE_KINDS)
-    assert score(heldout, [record["answer"] for record in heldout]).accuracy == 1
+    assert score(heldout, [record["answer"] for record in heldout])[0] == 1
     assert len(majority_answers(load_records(data.finetune), heldout)) == len(heldout)
 
 

@@ -1,8 +1,8 @@
 """The demo's data in LLaVA's own formats.
 
 Stage 1 looks like ``blip_laion_cc_sbu_558k.json`` (an image and its caption), stage 2 like ``llava_v1_5_mix665k.json``
-(conversations of several turns, some of them without an image). Text-only material, in which notes stand where a
-picture would be, teaches the language model its language before it ever sees an image.
+(conversations of several turns, some of them without an image). Text-only samples, with keywords in place of an image,
+are for the pre-training of the language model.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import SYSTEM_PROMPT
-from .render import save_pictures
+from .scene_pictures import save_pictures
 from .scenes import ATTRIBUTE_KINDS, Question, Scene, caption, make_scenes, notes, questions
+from .tiny_checkpoint import SYSTEM_PROMPT
 
 CAPTION_REQUESTS = (
     "Describe the picture in detail.",
@@ -31,19 +31,18 @@ TextSample = list[tuple[str, bool]]
 
 @dataclass(frozen=True)
 class DataSizes:
-    """How much data to make."""
+    """Number of scenes, samples and questions."""
 
     pretrain_scenes: int = 600
     finetune_scenes: int = 600
     text_only: int = 60
     turns: int = 4
     heldout_questions: int = 200
-    text_scenes: int = 3000
 
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Where `write_data` put everything."""
+    """Paths of what `write_data` wrote."""
 
     images: Path
     pretrain: Path
@@ -51,57 +50,44 @@ class DataPaths:
     heldout: Path
 
 
-def turn(human: str, gpt: str) -> list[dict[str, str]]:
-    """One exchange in LLaVA's conversation format."""
-    return [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+def conversation(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Return (human, gpt) turns in LLaVA's conversation format."""
+    return [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]
 
 
 def caption_record(scene: Scene, rng: random.Random) -> _Record:
-    """A stage-1 sample: the image and its whole description."""
+    """Return a stage-1 sample: the image and its whole description."""
     request = rng.choice(CAPTION_REQUESTS)
     human = rng.choice([f"<image>\n{request}", f"{request}\n<image>"])
-    return {"id": scene.name, "image": f"{scene.name}.png", "conversations": turn(human, caption(scene))}
+    return {"id": scene.name, "image": f"{scene.name}.png", "conversations": conversation([(human, caption(scene))])}
 
 
-def question_record(scene: Scene, asked: Sequence[Question]) -> _Record:
-    """A stage-2 sample: several questions about one image."""
-    conversations = [part for question in asked for part in turn(question.text, question.answer)]
-    conversations[0]["value"] = "<image>\n" + conversations[0]["value"]
-    return {"id": scene.name, "image": f"{scene.name}.png", "conversations": conversations}
+def question_record(scene: Scene, asked: Sequence[Question], opening: str = "<image>") -> _Record:
+    """Return a stage-2 sample: questions about one image, or about the keywords given as ``opening`` in its place."""
+    conversations = conversation([(question.text, question.answer) for question in asked])
+    conversations[0]["value"] = f"{opening}\n{conversations[0]['value']}"
+    image = {"image": f"{scene.name}.png"} if opening == "<image>" else {}
+    return {"id": scene.name, **image, "conversations": conversations}
 
 
-def text_record(scene: Scene, asked: Sequence[Question], rng: random.Random) -> _Record:
-    """A stage-2 sample without an image: the same questions about a scene told in words."""
-    conversations = [part for question in asked for part in turn(question.text, question.answer)]
-    conversations[0]["value"] = f"{notes(scene, rng)}\n{conversations[0]['value']}"
-    return {"id": scene.name, "conversations": conversations}
-
-
-def heldout_records(scenes: Sequence[Scene], count: int, seed: int) -> list[_Record]:
-    """Questions on unseen scenes, in the format of LLaVA's evaluation scripts, of the kinds that need the image."""
+def heldout_records(scenes: Sequence[Scene], seed: int) -> list[_Record]:
+    """Return questions about scenes, of the kinds that need the image, in the format of LLaVA's evaluation scripts."""
     rng = random.Random(seed)
     records = []
     for index, scene in enumerate(scenes):
         kind = ATTRIBUTE_KINDS[index % len(ATTRIBUTE_KINDS)]
         found = questions(scene, seed, (kind,)) or questions(scene, seed, ("what_at",))
         question = rng.choice(found)
-        records.append(
-            {
-                "question_id": index,
-                "image": f"{scene.name}.png",
-                "kind": question.kind,
-                "text": question.text,
-                "answer": question.answer,
-            }
-        )
-    return records[:count]
+        asked = {"kind": question.kind, "text": question.text, "answer": question.answer}
+        records.append({"question_id": index, "image": f"{scene.name}.png", **asked})
+    return records
 
 
 def text_samples(count: int, seed: int, turns: int) -> list[TextSample]:
-    """What the language model reads before it becomes a LLaVA: descriptions and conversations, no picture anywhere.
+    """Return captions and conversations without images, for the pre-training of the language model.
 
     Returns:
-        samples, each a list of parts; the flag says whether the model learns to say a part or only reads it.
+        Samples, each a list of (text, whether the text has labels).
     """
     rng = random.Random(f"text/{seed}")
     samples: list[TextSample] = []
@@ -120,30 +106,26 @@ def text_samples(count: int, seed: int, turns: int) -> list[TextSample]:
 
 
 def write_data(directory: Path, sizes: DataSizes, seed: int, image_size: int) -> DataPaths:
-    """Render the scenes and write the three JSON files; the held-out scenes are in neither training set."""
+    """Draw the scenes and write the three JSON files. No held-out scene is in a training set."""
     paths = DataPaths(
-        images=directory / "images",
-        pretrain=directory / "pretrain.json",
-        finetune=directory / "finetune.json",
-        heldout=directory / "heldout.json",
+        directory / "images", *(directory / f"{name}.json" for name in ("pretrain", "finetune", "heldout"))
     )
     pretrain = make_scenes(sizes.pretrain_scenes, seed, prefix="pretrain")
     finetune = make_scenes(sizes.finetune_scenes, seed, prefix="finetune")
     seen = {scene.objects for scene in (*pretrain, *finetune)}
-    heldout = [
-        scene for scene in make_scenes(sizes.heldout_questions * 2, seed, prefix="heldout") if scene.objects not in seen
-    ][: sizes.heldout_questions]
+    drawn = make_scenes(sizes.heldout_questions * 2, seed, prefix="heldout")
+    heldout = [scene for scene in drawn if scene.objects not in seen][: sizes.heldout_questions]
     save_pictures((*pretrain, *finetune, *heldout), paths.images, image_size)
 
     rng = random.Random(f"records/{seed}")
     mix = [question_record(scene, questions(scene, seed)[: sizes.turns]) for scene in finetune]
     for scene in make_scenes(sizes.text_only, seed, prefix="words"):
-        mix.append(text_record(scene, questions(scene, seed)[: sizes.turns], rng))
+        mix.append(question_record(scene, questions(scene, seed)[: sizes.turns], notes(scene, rng)))
     rng.shuffle(mix)
     for path, records in (
         (paths.pretrain, [caption_record(scene, rng) for scene in pretrain]),
         (paths.finetune, mix),
-        (paths.heldout, heldout_records(heldout, sizes.heldout_questions, seed)),
+        (paths.heldout, heldout_records(heldout, seed)),
     ):
         path.write_text(json.dumps(records, indent=1), encoding="utf-8")
     return paths
