@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import sys
 
+from ...config import VistaConfig
 from ...errors import DemoError
 
 NEEDED = ("torch", "transformers", "llava", "sentencepiece", "PIL", "matplotlib", "deepspeed")
@@ -40,6 +41,7 @@ def check_environment() -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo, and return the exit code."""
+    VistaConfig(method=args.method, weight=args.weight)  # a wrong value is an error before anything is trained
     check_environment()
     from .paired_training import run_demo
 

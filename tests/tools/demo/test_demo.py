@@ -99,6 +99,13 @@ def test_demo_quick(tmp_path) -> None:
     assert main(["demo", "--quick", "--output", str(output)]) == 2  # an earlier demo is not trained into
 
 
+def test_a_wrong_option_is_an_error_before_anything_is_made(tmp_path, capsys) -> None:
+    for option in (["--method", "cos"], ["--weight", "-1"]):
+        assert main(["demo", "--output", str(tmp_path / "demo"), *option]) == 2
+        assert option[1].lstrip("-") in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
 def test_demo_leaves_other_folders_alone(tmp_path, capsys) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     assert main(["demo", "--output", str(tmp_path), "--overwrite"]) == 2
