@@ -17,6 +17,8 @@ PLACES = (
     "southwest", "south", "southeast",
 )  # fmt: skip
 GRID = 3
+#: Fewest and most objects of a scene.
+OBJECTS = (2, 4)
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 #: The kinds of question whose answer cannot be guessed from the words: attributes are drawn uniformly.
@@ -50,10 +52,6 @@ class Scene:
     name: str
     objects: tuple[SceneObject, ...]
 
-    def at(self, place: str) -> SceneObject | None:
-        """Return the object at a place, or None."""
-        return next((thing for thing in self.objects if thing.place == place), None)
-
 
 @dataclass(frozen=True)
 class Question:
@@ -64,21 +62,13 @@ class Question:
     answer: str
 
 
-def make_scenes(
-    count: int, seed: int = 0, *, min_objects: int = 2, max_objects: int = 4, prefix: str = "scene"
-) -> list[Scene]:
-    """Draw ``count`` random scenes; the same arguments give the same scenes.
-
-    Raises:
-        ValueError: the grid has fewer places than objects.
-    """
-    if not 1 <= min_objects <= max_objects <= len(PLACES):
-        raise ValueError(f"min_objects={min_objects}, max_objects={max_objects}: expected 1 to {len(PLACES)}, in order")
+def make_scenes(count: int, seed: int = 0, *, prefix: str = "scene") -> list[Scene]:
+    """Draw ``count`` random scenes; the same arguments give the same scenes."""
     rng = random.Random(f"{prefix}/{seed}")
     kinds = [(color, shape) for color in COLORS for shape in SHAPES]
     scenes = []
     for index in range(count):
-        number = rng.randint(min_objects, max_objects)
+        number = rng.randint(*OBJECTS)
         places = sorted(rng.sample(range(len(PLACES)), number))
         looks = zip(rng.sample(kinds, number), places, strict=True)
         objects = tuple(SceneObject(color, shape, PLACES[place]) for (color, shape), place in looks)
@@ -86,12 +76,10 @@ def make_scenes(
     return scenes
 
 
-def caption(scene: Scene, mentions: int | None = None) -> str:
-    """Describe the first ``mentions`` objects of the scene (default: all), one sentence per object."""
-    things = scene.objects if mentions is None else scene.objects[:mentions]
-    number = len(scene.objects)
-    opening = f"The picture shows {NUMBERS[number]} object{'' if number == 1 else 's'}."
-    return " ".join([opening, *(f"In the {thing.place} there is a {thing.name}." for thing in things)])
+def caption(scene: Scene) -> str:
+    """Describe the scene, one sentence per object."""
+    opening = f"The picture shows {NUMBERS[len(scene.objects)]} objects."
+    return " ".join([opening, *(f"In the {thing.place} there is a {thing.name}." for thing in scene.objects)])
 
 
 def notes(scene: Scene, rng: random.Random) -> str:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from ...errors import ReproduceError
-from ..demo.pipeline import check_log, read_log
+from ..demo.paired_training import read_stage
 from .checkpoints import is_model, locate, read_config
 from .examine import examine
 from .launch import Change, Recorded, find_program, quoted, run
@@ -79,7 +79,7 @@ def _train_one(settings: Settings, root: Path, item: Run, recorded: Recorded) ->
         raise ReproduceError(
             f"{item}: training ended, but {item.result} or its weights are not there; its output is in {log}."
         )
-    check_log(read_log(item.folder), item.folder, with_vista=item.arm != BASELINE)
+    read_stage(item.folder, with_vista=item.arm != BASELINE)
 
 
 def _run(root: Path, item: Run, made: Change, log: Path, given: list[str]) -> int:
@@ -106,7 +106,7 @@ def _make_projector(settings: Settings, seed: int) -> None:
         return
     import torch
 
-    from ..demo.checkpoint import write_projector
+    from ..demo.tiny_checkpoint import write_projector
 
     base, tower = locate(settings.base), locate(settings.tower)
     if base is None or tower is None:
