@@ -115,6 +115,20 @@ def test_every_flag_in_the_text_exists() -> None:
     assert named <= {FLAG, *(f"{FLAG_PREFIX}{name}" for name in OPTIONS)}
 
 
+def test_messages_of_the_troubles_are_in_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8").lower() for path in (ROOT / "llava_vista").rglob("*.py"))
+    for message in ("no adapter recognises", "the ranks do not agree on vista", "became nan or infinite"):
+        assert message in README.lower()
+        assert message in code
+
+
+def test_log_keys_are_in_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "llava_vista").rglob("*.py"))
+    for keys, *_rest in cells("### Log keys"):
+        for key in re.findall(r"`(\w+)`", keys):
+            assert f'"{key}"' in code or f'"{key.removeprefix("vista_")}"' in code, key
+
+
 def test_adapters() -> None:
     section = README.split("| model family |", 1)[1].split("\n\n", 1)[0]
     shown = {re.findall(r"`([\w-]+)`", line)[0] for line in section.splitlines()[2:]}

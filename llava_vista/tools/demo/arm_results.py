@@ -61,23 +61,19 @@ def results_table(arms: Sequence[Arm], blind_guess: float) -> str:
 
 
 def draw_curves(arms: Sequence[Arm], path: Path) -> None:
-    """Draw the cross-entropy of both arms in both stages, and the VISTA arm's own terms, as a PNG."""
+    """Draw the cross-entropy and VISTA's terms of both arms, in both stages, as a PNG."""
     with new_figure(10, 6.5) as figure:
         axes = figure.subplots(2, 2, sharex="col")
         for column, (stage, title) in enumerate(_STAGE_TITLES.items()):
             upper, lower = axes[0][column], axes[1][column]
             for number, arm in enumerate(arms):
                 upper.plot(*arm.runs[stage].series("ce_loss"), **curve_style(number), label=arm.title)
-                for key, label, style in (
-                    ("vista_loss", "VISTA loss", curve_style(number)),
-                    ("vista_similarity", "similarity (mean I)", curve_style(number + 2)),
-                ):
-                    steps, values = arm.runs[stage].series(key)
-                    if steps:
-                        lower.plot(steps, values, **style, label=label)
+                loss, similarity = (arm.runs[stage].series(f"vista_{key}") for key in ("loss", "similarity"))
+                lower.plot(*loss, **curve_style(number), label=f"{arm.title}: VISTA loss")
+                lower.plot(*similarity, **curve_style(number + 2), label=f"{arm.title}: similarity (mean I)")
             upper.set_title(title)
             upper.set_ylabel("cross-entropy (nats per token)")
-            lower.set_ylabel("VISTA arm")
+            lower.set_ylabel("VISTA terms before the weight")
             lower.set_xlabel("optimizer step")
             upper.legend()
             lower.legend()

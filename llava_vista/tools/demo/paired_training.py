@@ -151,14 +151,15 @@ def run_demo(args: argparse.Namespace) -> None:
     begin = time.perf_counter()
     setup = make_setup(output, sizes, args.seed)
     questions, training = load_records(setup.data.heldout), load_records(setup.data.finetune)
-    flags = ["--vista", "--vista_method", args.method, "--vista_weight", str(args.weight)]
     arms = []
-    for name, title, added in (("baseline", "baseline", []), ("vista", f"+ VISTA {args.method}", flags)):
+    # weight 0 only observes: no number of the training changes, and `compare` can check seed, data and options
+    for name, title, weight in (("baseline", "baseline", 0.0), ("vista", f"+ VISTA {args.method}", args.weight)):
+        flags = ["--vista", "--vista_method", args.method, "--vista_weight", str(weight)]
         runs, seconds = {}, {}
         for number, stage in enumerate(STAGES, start=1):
-            _print_heading(f"{title}: LLaVA's stage {number} ({stage}) {' '.join(added)}")
-            seconds[stage] = train_stage(setup, stage, output / name, sizes, args.seed, added)
-            runs[stage] = read_stage(output / name / stage, with_vista=bool(added))
+            _print_heading(f"{title}: LLaVA's stage {number} ({stage}) {' '.join(flags)}")
+            seconds[stage] = train_stage(setup, stage, output / name, sizes, args.seed, flags)
+            runs[stage] = read_stage(output / name / stage, with_vista=True)
         _print_heading(f"{title}: answers to {len(questions)} held-out questions, stock LLaVA")
         given = answer_questions(output / name / "finetune", questions, setup.data.images)
         arms.append(Arm(title, runs, seconds, *score(questions, given)))

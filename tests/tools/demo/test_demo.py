@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runs import environment
 
-from llava_vista.cli import main
+from llava_vista.cli import build_parser, main
 from llava_vista.tools.demo.heldout_answers import load_records, majority_answers, score
 from llava_vista.tools.demo.scene_dataset import DataSizes, write_data
 from llava_vista.tools.demo.scenes import ATTRIBUTE_KINDS, caption, make_scenes, questions
@@ -88,14 +91,20 @@ def test_demo_quick(tmp_path) -> None:
     assert "+ VISTA cosine" in result.stdout
     results = json.loads((output / "results.json").read_text())
     baseline, vista = results["arms"]
-    assert baseline["stages"]["finetune"]["vista_loss_last"] is None
-    assert vista["stages"]["finetune"]["vista_loss_last"] is not None
     for arm in (baseline, vista):
+        assert arm["stages"]["finetune"]["vista_loss_last"] is not None
         assert arm["stages"]["pretrain"]["ce_last"] > 0
     assert (output / "curves.png").stat().st_size > 10_000
-    record = json.loads((output / "vista" / "finetune" / "vista.json").read_text())
-    assert record["config"]["method"] == "cosine"
-    assert not (output / "baseline" / "finetune" / "vista.json").exists()
+    records = [json.loads((output / arm / "finetune" / "vista.json").read_text()) for arm in ("baseline", "vista")]
+    assert [record["config"]["weight"] for record in records] == [0.0, 1.0]
+    assert [record["config"]["method"] for record in records] == ["cosine", "cosine"]
+    # the commands at the end are complete: nothing but VISTA differs between the arms
+    (compare,) = re.findall(r"^Compare  llava-vista (.*)$", result.stdout, re.MULTILINE)
+    assert main(shlex.split(compare)) == 0
+    (probe,) = re.findall(r"^Probe    llava-vista (.*)$", result.stdout, re.MULTILINE)
+    arguments = build_parser("probe").parse_args(shlex.split(probe))
+    assert Path(arguments.data).is_file()
+    assert Path(arguments.images).is_dir()
     assert main(["demo", "--quick", "--output", str(output)]) == 2  # an earlier demo is not trained into
 
 
