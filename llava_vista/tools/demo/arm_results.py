@@ -60,6 +60,10 @@ def results_table(arms: Sequence[Arm], blind_guess: float) -> str:
     return to_text(Report([Table(_HEAD, rows, frozenset(range(len(_HEAD)))), Line(PLAIN, guess)]))
 
 
+def _style(number: int) -> dict[str, Any]:
+    return {**curve_style(number, marker=True), "markersize": 3}  # markers show a stage of one record
+
+
 def draw_curves(arms: Sequence[Arm], path: Path) -> None:
     """Draw the cross-entropy and VISTA's terms of both arms, in both stages, as a PNG."""
     with new_figure(10, 6.5) as figure:
@@ -67,10 +71,10 @@ def draw_curves(arms: Sequence[Arm], path: Path) -> None:
         for column, (stage, title) in enumerate(_STAGE_TITLES.items()):
             upper, lower = axes[0][column], axes[1][column]
             for number, arm in enumerate(arms):
-                upper.plot(*arm.runs[stage].series("ce_loss"), **curve_style(number), label=arm.title)
+                upper.plot(*arm.runs[stage].series("ce_loss"), **_style(number), label=arm.title)
                 loss, similarity = (arm.runs[stage].series(f"vista_{key}") for key in ("loss", "similarity"))
-                lower.plot(*loss, **curve_style(number), label=f"{arm.title}: VISTA loss")
-                lower.plot(*similarity, **curve_style(number + 2), label=f"{arm.title}: similarity (mean I)")
+                lower.plot(*loss, **_style(number), label=f"{arm.title}: VISTA loss")
+                lower.plot(*similarity, **_style(number + 2), label=f"{arm.title}: similarity (mean I)")
             upper.set_title(title)
             upper.set_ylabel("cross-entropy (nats per token)")
             lower.set_ylabel("VISTA terms before the weight")

@@ -92,14 +92,14 @@ def text_samples(count: int, seed: int, turns: int) -> list[TextSample]:
     rng = random.Random(f"text/{seed}")
     samples: list[TextSample] = []
     for scene in make_scenes(count, seed, prefix="text"):
-        told = notes(scene, rng)
+        keywords = notes(scene, rng)
         if rng.random() < CAPTION_SHARE:
-            samples.append([(told, False), (f"{caption(scene)}\n", True)])
+            samples.append([(keywords, False), (f"{caption(scene)}\n", True)])
             continue
         system = f"{SYSTEM_PROMPT} " if rng.random() < SYSTEM_SHARE else ""
         sample: TextSample = []
         for question in questions(scene, seed)[:turns]:
-            opening = "USER:" if sample else f"{system}USER: {told}\n"
+            opening = "USER:" if sample else f"{system}USER: {keywords}\n"
             sample += [(f"{opening} {question.text} ASSISTANT:", False), (f"{question.answer}</s>", True)]
         samples.append(sample)
     return samples
