@@ -162,6 +162,7 @@ class MyLlava(Merging):
 
 def test_the_adapter_example(monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = [block for block in blocks("python") if "register_adapter(" in block]
+    assert len([line for line in example.splitlines() if line]) <= 12
     MyLlava.__module__, MyLlava.__qualname__ = "my_repo.modeling", "MyLlavaForCausalLM"
     host = ModuleType("my_repo.modeling")
     host.build_model, host.build_batch = lambda: MyLlava(config()), lambda: batch_for(MyLlava)
