@@ -2,16 +2,17 @@
 
     python scripts/bench/growth.py
 
-One size varies, the others stay. A slope of 1 in the log-log plot is linear; less means that a fixed part still shows.
+One size varies, the others are fixed. A slope of 1 in the log-log plot is linear; a smaller one shows a fixed cost.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 import torch
-from common import alternate, milliseconds, parser, save, start
+from bench_kit import alternate, milliseconds, parser, save, start
 from objective import make_case
 from published import Spans
 
@@ -35,7 +36,7 @@ NOTES = {
 
 
 def setting(axis: str, value: int, smoke: bool) -> tuple[tuple[int, int, int], Spans, int]:
-    """Shape (B, L, d), image spans and length without padding."""
+    """Return shape (B, L, d), image spans and length without padding."""
     batch, length, width, image = (2, 32, 8, 8) if smoke else (BATCH, LENGTH, WIDTH, IMAGE)
     if axis == "images":
         rows, between = (4, 8) if smoke else (128, 512)
@@ -57,14 +58,13 @@ def setting(axis: str, value: int, smoke: bool) -> tuple[tuple[int, int, int], S
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Least-squares slope of log y over log x."""
+    """Return the least-squares slope of log y over log x."""
     x, y = ([math.log(point[axis]) for point in points] for axis in (0, 1))
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return statistics.linear_regression(x, y).slope
 
 
 def measure(axis: str, value: int, options: Any) -> dict[str, Any]:
-    """One point."""
+    """Measure one point."""
     shape, spans, length = setting(axis, value, options.smoke)
     cases = {
         trained: make_case(shape, torch.bfloat16, options.device, trained=trained, spans=spans, length=length)

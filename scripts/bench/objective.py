@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from common import DTYPES, alternate, milliseconds, parser, peak_memory, ratio, save, start
+from bench_kit import DTYPES, alternate, milliseconds, parser, peak_memory, ratio, save, start
 from published import Spans, published_vista
 from torch import Tensor
 

@@ -1,6 +1,6 @@
-"""The README's table and plot, from the JSON files of the other benchmarks.
+"""Table of RESULTS.md and figure, from the JSON files of the other benchmarks.
 
-python scripts/bench/plot.py        # writes results/table.md and results/performance.png
+python scripts/bench/plot.py        # writes the table into RESULTS.md, and results/performance.png
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from bench_kit import RESULTS, file_name
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from common import RESULTS, file_name
+from llava_vista.tools.kit.plots import new_figure, save
+
+PAGE = RESULTS.parent / "RESULTS.md"
+#: The table is between these lines of the page.
+TABLE_BEGIN, TABLE_END = "<!-- table -->\n", "<!-- end of table -->"
 
 Document = dict[str, Any]
 REFERENCE = [8, 1024, 4096]
 KEPT = (
-    " The process keeps the memory that it frees, as on a GPU: mapping it anew costs a clone, or a gradient, several"
+    " The process keeps the memory that it frees, as on a GPU: mapping it again costs a clone, or a gradient, several"
     " times what writing it does, and would hide the rest."
 )
 LABELS = {
@@ -39,7 +41,7 @@ def load(folder: Path, name: str, device: str) -> Document | None:
 
 
 def span(values: list[float], form: Callable[[float], str]) -> str:
-    """ "low to high", or one value where they read the same."""
+    """Return "low to high", or one value where both are the same as text."""
     low, high = form(min(values)), form(max(values))
     return low if low == high else f"{low} to {high}"
 
@@ -61,7 +63,7 @@ def not_run(command: str) -> str:
 
 
 def objective_rows(cpu: Document | None, gpu: Document | None) -> list[tuple[str, str, str]]:
-    """Against the published arithmetic and a clone, at the reference shape in bfloat16."""
+    """Compare with the published arithmetic and with a clone, at the reference shape in bfloat16."""
     rows = []
     shape = f"({', '.join(map(str, REFERENCE))}) bf16"
     for trained, name in ((False, "frozen"), (True, "trained")):
@@ -144,7 +146,7 @@ def other_rows(
 
 
 def table(folder: Path) -> str:
-    """Markdown."""
+    """Return the table and its conditions as Markdown."""
     cpu = load(folder, "objective", "cpu")
     rows = [
         *objective_rows(cpu, load(folder, "objective", "cuda")),
@@ -164,7 +166,7 @@ def table(folder: Path) -> str:
 
 
 def draw_shapes(axes: Any, document: Document) -> None:
-    """The cost by shape, in clones: ours and the published arithmetic's."""
+    """Draw the cost by shape, in clones, of ours and of the published arithmetic."""
     shapes = [shape for shape in dict.fromkeys(tuple(row["shape"]) for row in document["rows"])]
     for name, column, style in (("published", "published_times_clone", "--"), ("ours", "times_clone", "-")):
         for trained, colour in ((True, COLOURS["trained"]), (False, COLOURS["frozen"])):
@@ -187,7 +189,7 @@ def draw_shapes(axes: Any, document: Document) -> None:
 
 
 def draw_growth(axes: Any, document: Document, axis: str, limits: tuple[float, float]) -> None:
-    """Time along one size, on the same scale in every panel."""
+    """Draw the time along one size, on the same scale in every panel."""
     points = pick(document, axis=axis)
     values = [point["value"] for point in points]
     for arm in ("trained", "frozen", "clone"):
@@ -210,9 +212,14 @@ def draw_growth(axes: Any, document: Document, axis: str, limits: tuple[float, f
 
 
 def draw(folder: Path, path: Path) -> None:
-    """The figure: cost by shape, and growth along each size."""
-    objective, growth = load(folder, "objective", "cpu"), load(folder, "growth", "cpu")
-    figure, grid = plt.subplots(2, 3, figsize=(13, 7.5), constrained_layout=True)
+    """Draw the cost by shape, and the growth along each size."""
+    with new_figure(13, 7.5) as figure:
+        _fill(figure, load(folder, "objective", "cpu"), load(folder, "growth", "cpu"))
+        save(figure, [path])
+
+
+def _fill(figure: Any, objective: Document | None, growth: Document | None) -> None:
+    grid = figure.subplots(2, 3)
     panels = iter(grid.flat)
     if objective:
         draw_shapes(next(panels), objective)
@@ -223,20 +230,17 @@ def draw(folder: Path, path: Path) -> None:
             draw_growth(next(panels), growth, axis, limits)
     for axes in panels:
         axes.set_visible(False)
-    for axes in grid.flat:
-        axes.grid(True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("VISTA objective, forward and backward, l2, bfloat16, one CPU thread")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files (default: %(default)s)")
+    made.add_argument("--page", type=Path, default=PAGE, help="Markdown page with the table (default: %(default)s)")
     options = made.parse_args(arguments)
     text = table(options.results)
-    (options.results / "table.md").write_text(text)
+    before, rest = options.page.read_text().split(TABLE_BEGIN)
+    options.page.write_text(f"{before}{TABLE_BEGIN}{text}{TABLE_END}{rest.split(TABLE_END, 1)[1]}")
     draw(options.results, options.results / "performance.png")
     print(text)
 

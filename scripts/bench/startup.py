@@ -1,4 +1,4 @@
-"""What the installed package costs a Python process that does not ask for it, and what importing it costs.
+"""Time that the installed package adds to a Python process without VISTA, and time of importing it.
 
     python scripts/bench/startup.py
 
@@ -20,13 +20,14 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from common import parser, save, start
+import tomllib
+from bench_kit import parser, save, start
 
 ROOT = Path(__file__).parents[2]
 
 
 def make_environment(folder: Path, wheel: Path | None) -> str:
-    """A virtual environment without anything, or with the wheel alone. Returns its interpreter."""
+    """Make an environment without any package, or with the wheel alone, and return its interpreter."""
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
     python = str(folder / "bin" / "python")
     if wheel is not None:
@@ -46,15 +47,17 @@ def build_wheel(folder: Path) -> Path:
 
 
 def pack_checkout(folder: Path) -> Path:
-    """What the wheel holds, without building one: the package, and the start-up hook beside it."""
+    """Return an archive of what the wheel has, without building one: the package, and the start-up files beside it."""
     content = folder / "content"
     shutil.copytree(ROOT / "llava_vista", content / "llava_vista", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "llava_vista" / "hooks" / "llava_vista.pth", content)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in wheel["force-include"].items():
+        shutil.copy(ROOT / source, content / target)
     return Path(shutil.make_archive(str(folder / "llava_vista"), "zip", content))
 
 
 def run(python: str, code: str) -> tuple[float, float]:
-    """Milliseconds of one process: of computing (its own and the kernel's for it), and on the wall."""
+    """Return milliseconds of one process: of computing (user and system time), and on the wall."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LLAVA_VISTA", "PYTHON"))}
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([python, "-c", code], check=True, env=environment)
@@ -63,7 +66,7 @@ def run(python: str, code: str) -> tuple[float, float]:
 
 
 def compare(first: tuple[str, str], second: tuple[str, str], rounds: int) -> dict[str, Any]:
-    """Two (interpreter, code) in turn; the differences are second less first, round by round."""
+    """Run two (interpreter, code) in turn; the differences are second less first, round by round."""
     results = []
     run(*first), run(*second)  # warm up: files into memory
     for number in range(rounds):
@@ -84,7 +87,7 @@ def compare(first: tuple[str, str], second: tuple[str, str], rounds: int) -> dic
 
 
 def inside(python: str, rounds: int) -> dict[str, float]:
-    """What processing the hook's line takes, timed inside a process that has just started: (ms, median)."""
+    """Return the time that the start-up line takes inside a process that has just started (ms, median)."""
     code = (
         "import sysconfig, sys, time, os; "
         "line = open(os.path.join(sysconfig.get_path('purelib'), 'llava_vista.pth')).read(); "

@@ -14,7 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 import torch
-from common import DTYPES, alternate, milliseconds, parser, peak_memory, ratio, save, seconds_of, start
+from bench_kit import DTYPES, alternate, milliseconds, parser, peak_memory, ratio, save, seconds_of, start
 from objective import make_case
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 

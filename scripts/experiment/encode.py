@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from world import Record
 
-from llava_vista.tools.demo.checkpoint import SYSTEM_PROMPT
 from llava_vista.tools.demo.scenes import COLORS, SHAPES
+from llava_vista.tools.demo.tiny_checkpoint import SYSTEM_PROMPT
 
 IGNORE = -100
 #: LLaVA's own mark for an image; every model here has it replaced by an id of its own.

@@ -29,11 +29,11 @@ from world import (
     text_samples,
 )
 
-from llava_vista.tools.demo.checkpoint import build_tiny_llava
-from llava_vista.tools.demo.checkpoint import write_projector as write_untrained
-from llava_vista.tools.demo.render import render
+from llava_vista.tools.demo.scene_pictures import draw_scene
 from llava_vista.tools.demo.scenes import COLORS
 from llava_vista.tools.demo.text_pretraining import pretrain_text
+from llava_vista.tools.demo.tiny_checkpoint import build_tiny_llava
+from llava_vista.tools.demo.tiny_checkpoint import write_projector as write_untrained
 
 #: The tower's layer that LLaVA-1.5 takes its features from.
 LAYER = -2
@@ -206,7 +206,7 @@ def _features(run: Run, tower: Path, device: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for start in range(0, len(scenes), 64):
         part = scenes[start : start + 64]
-        pictures = [render(scene, run.sizes.image_size) for scene in part]
+        pictures = [draw_scene(scene, run.sizes.image_size) for scene in part]
         pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(device)
         states = model(pixels, output_hidden_states=True).hidden_states[LAYER].cpu()  # (B, 1 + patches, d)
         found.update({f"{scene.name}.png": state.clone() for scene, state in zip(part, states, strict=True)})

@@ -16,8 +16,10 @@ from prepare import Setup, _once, _scenes
 from settings import Run
 from torch import nn
 
-from llava_vista.tools.demo import pipeline
-from llava_vista.tools.demo.render import save_pictures
+from llava_vista.tools.demo import paired_training
+from llava_vista.tools.demo.scene_dataset import DataPaths
+from llava_vista.tools.demo.scene_pictures import save_pictures
+from llava_vista.tools.demo.tiny_checkpoint import TinyPaths
 
 STAGES = ("pretrain", "finetune")
 
@@ -47,15 +49,11 @@ def train(setup: Setup, run: Run, work: Path) -> tuple[nn.Module, dict[str, dict
     """Both stages. Returns the model as the fast path has it, and the log of each stage (one value every 5 steps)."""
     files, arm = write_files(setup), work / "llava" / run.name.replace("/", "_")
     shutil.rmtree(arm, ignore_errors=True)  # LLaVA would resume from what a killed run left
-    parts = pipeline.Setup(
-        setup.language_model,
-        setup.vision_tower,
-        setup.projector,
-        files / "images",
-        {stage: files / f"{stage}.json" for stage in STAGES},
-        files / "none",
+    parts = paired_training.Setup(
+        TinyPaths(setup.language_model, setup.vision_tower, setup.projector),
+        DataPaths(files / "images", files / "pretrain.json", files / "finetune.json", files / "none"),
     )
-    sizes = pipeline.Sizes(
+    sizes = paired_training.Sizes(
         pretrain_epochs=1,
         finetune_epochs=1,
         batch_size=run.sizes.batch,
@@ -65,10 +63,8 @@ def train(setup: Setup, run: Run, work: Path) -> tuple[nn.Module, dict[str, dict
     log: dict[str, dict[str, list[float]]] = {}
     for stage in STAGES:
         added = flags(run, stage)
-        pipeline.train_stage(parts, stage, arm, sizes, run.seed, added)
-        records = pipeline.read_log(arm / stage)
-        pipeline.check_log(records, arm / stage, with_vista=bool(added))
-        log[stage] = _values(records)
+        paired_training.train_stage(parts, stage, arm, sizes, run.seed, added)
+        log[stage] = _values(paired_training.read_stage(arm / stage, with_vista=bool(added)).log)
     model = load_llava(setup, arm / "finetune")
     shutil.rmtree(arm)
     return model, log

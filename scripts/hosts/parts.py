@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from llava_vista.tools.demo.checkpoint import TEMPLATE_TEXTS, write_llama, write_tokenizer, write_vision_tower
-from llava_vista.tools.demo.dataset import DataSizes, write_data
+from llava_vista.tools.demo.scene_dataset import DataSizes, write_data
+from llava_vista.tools.demo.tiny_checkpoint import TEMPLATE_TEXTS, write_llama, write_tokenizer, write_vision_tower
 
 IMAGE_SIZE, PATCH = 56, 14
 HIDDEN, LAYERS, HEADS = 64, 2, 4
@@ -25,7 +25,7 @@ SIZES = {
 
 def write_records(folder: Path) -> tuple[Path, Path, list[str]]:
     """Two dozen conversations, some without an image. Returns the JSON file, the folder of images, and all texts."""
-    sizes = DataSizes(pretrain_scenes=1, finetune_scenes=20, text_only=8, turns=2, heldout_questions=1, text_scenes=1)
+    sizes = DataSizes(pretrain_scenes=1, finetune_scenes=20, text_only=8, turns=2, heldout_questions=1)
     paths = write_data(folder, sizes, seed=0, image_size=IMAGE_SIZE)
     records = json.loads(paths.finetune.read_text(encoding="utf-8"))
     texts = [part["value"] for record in records for part in record["conversations"]]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llava_vista.tools.demo.evaluate import answer_questions, load_records
+from llava_vista.tools.demo.heldout_answers import answer_questions, load_records
 
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 

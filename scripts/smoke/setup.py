@@ -12,7 +12,7 @@ from pathlib import Path
 
 import llava
 
-from llava_vista.tools.demo.pipeline import Sizes, make_setup
+from llava_vista.tools.demo.paired_training import Sizes, make_setup
 
 #: A handful of steps in each stage.
 SIZES = Sizes(text_steps=20, scenes=40, heldout=16)
@@ -26,8 +26,8 @@ def main() -> None:
     shutil.copytree(Path(__file__).parent / "LLaVA", checkout)
     (checkout / "llava").symlink_to(Path(llava.__file__).parent)
     (folder / "base").mkdir()
-    made.language_model.rename(folder / "base" / "language_model")
-    made.vision_tower.rename(folder / "base" / "vision_tower")
+    made.tiny.language_model.rename(folder / "base" / "language_model")
+    made.tiny.vision_tower.rename(folder / "base" / "vision_tower")
     (folder / "made" / "data").rename(folder / "data")
 
 

@@ -13,10 +13,10 @@ import torch
 from runs import HERE, environment, equal, history, launcher, run
 from safetensors.torch import load_file
 
-from llava_vista.tools.demo import checkpoint
-from llava_vista.tools.demo.checkpoint import TinyPaths, build_tiny_llava
-from llava_vista.tools.demo.dataset import DataPaths, DataSizes, write_data
+from llava_vista.tools.demo import tiny_checkpoint as checkpoint
+from llava_vista.tools.demo.scene_dataset import DataPaths, DataSizes, write_data
 from llava_vista.tools.demo.scenes import caption, make_scenes
+from llava_vista.tools.demo.tiny_checkpoint import TinyPaths, build_tiny_llava
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -30,7 +30,7 @@ def setup(tmp_path_factory) -> tuple[TinyPaths, DataPaths]:
     paths = build_tiny_llava(
         folder, texts=[caption(scene) for scene in make_scenes(50)], hidden_size=40, heads=2, layers=2
     )
-    sizes = DataSizes(pretrain_scenes=24, finetune_scenes=24, text_only=8, heldout_questions=4, text_scenes=4)
+    sizes = DataSizes(pretrain_scenes=24, finetune_scenes=24, text_only=8, heldout_questions=4)
     return paths, write_data(folder / "data", sizes, seed=0, image_size=96)
 
 

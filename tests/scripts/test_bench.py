@@ -16,7 +16,7 @@ from literal import literal_vista
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 sys.path.insert(0, str(BENCH))
 
-import common  # noqa: E402
+import bench_kit  # noqa: E402
 import growth  # noqa: E402
 import objective  # noqa: E402
 import startup  # noqa: E402
@@ -31,7 +31,7 @@ def threads():
 
 
 def read(folder: Path, name: str) -> dict:
-    document = json.loads((folder / common.file_name(name, "cpu", True)).read_text())
+    document = json.loads((folder / bench_kit.file_name(name, "cpu", True)).read_text())
     assert document["rows"]
     assert {"date", "device", "torch", "threads", "load_average"} <= document["environment"].keys()
     return document
@@ -100,7 +100,7 @@ def test_slope(power: int, expected: float) -> None:
 
 def test_memory_is_kept() -> None:
     """Where there is glibc. In a process of its own, because it holds for the rest of one."""
-    code = "import common; print(common.keep_memory())"
+    code = "import bench_kit; print(bench_kit.keep_memory())"
     told = subprocess.run([sys.executable, "-c", code], cwd=BENCH, check=True, stdout=subprocess.PIPE, text=True).stdout
     assert told.strip() == str(platform.libc_ver()[0] == "glibc")
 
@@ -118,6 +118,12 @@ def test_step(tmp_path: Path) -> None:
     (row,) = read(tmp_path, "step_smoke")["rows"]
     assert row["peak_bytes"]["with"] > 0
     assert all(value > 0 for value in row["ms"].values())
+
+
+def test_the_page_has_the_table_of_the_results() -> None:
+    import plot
+
+    assert plot.table(plot.RESULTS).strip() in plot.PAGE.read_text()
 
 
 def test_table_and_plot(tmp_path: Path) -> None:
@@ -149,9 +155,14 @@ def test_table_and_plot(tmp_path: Path) -> None:
         ],
     }
     for name, document in (("objective", objective_document), ("growth", growth_document)):
-        (tmp_path / common.file_name(name, "cpu", False)).write_text(json.dumps(document))
-    plot.main(["--results", str(tmp_path)])
-    text = (tmp_path / "table.md").read_text()
+        (tmp_path / bench_kit.file_name(name, "cpu", False)).write_text(json.dumps(document))
+    page = tmp_path / "page.md"
+    page.write_text(f"# Cost\n\n{plot.TABLE_BEGIN}old\n{plot.TABLE_END}\n\nNotes.\n")
+    plot.main(["--results", str(tmp_path), "--page", str(page)])
+    text = page.read_text()
+    assert text.startswith("# Cost\n")
+    assert text.endswith("\n\nNotes.\n")
+    assert "old" not in text
     assert "not run: `python scripts/bench/step.py 7b --device cuda`" in text
     assert "| 12.0x |" in text
     assert plot.KEPT in text

@@ -122,15 +122,15 @@ def _llava_logits(setup: prepare.Setup, checkpoint: Path) -> dict[str, torch.Ten
     """Of one test sample: from the checkpoint in stock LLaVA, and from its copy."""
     from llava.mm_utils import process_images
 
-    from llava_vista.tools.demo.evaluate import load_model
-    from llava_vista.tools.demo.render import render
+    from llava_vista.tools.demo.heldout_answers import load_model
+    from llava_vista.tools.demo.scene_pictures import draw_scene
 
     record = setup.records["test/breaking/questions"][0]
     row = Encoder(setup.tokenizer).v1(record)
     _, stock, processor = load_model(checkpoint)
     scene = world.make_scenes(setup.run.world, 1, setup.run.seed, "test", breaking=True)[0]
     assert f"{scene.name}.png" == row.picture
-    pixels = process_images([render(scene)], processor, stock.config)
+    pixels = process_images([draw_scene(scene)], processor, stock.config)
     ids = torch.tensor([row.ids])
     with torch.no_grad():
         expected = stock(input_ids=ids, attention_mask=torch.ones_like(ids), images=pixels).logits
@@ -242,12 +242,12 @@ def test_report_tells_pre_trained_parts_of_several_machines_apart() -> None:
 def test_pictures_are_given_to_the_tower_as_resizing_would(setup: prepare.Setup) -> None:
     from transformers import CLIPImageProcessor
 
-    from llava_vista.tools.demo.render import render
+    from llava_vista.tools.demo.scene_pictures import draw_scene
 
     as_is = CLIPImageProcessor.from_pretrained(setup.vision_tower)
     assert not as_is.do_resize
     assert not as_is.do_center_crop
-    picture = render(world.make_scenes(settings.World(), 1, 0, "test")[0], SIZES.image_size)
+    picture = draw_scene(world.make_scenes(settings.World(), 1, 0, "test")[0], SIZES.image_size)
     resized = as_is(picture, do_resize=True, do_center_crop=True)["pixel_values"][0]
     assert (as_is(picture)["pixel_values"][0] == resized).all()
 

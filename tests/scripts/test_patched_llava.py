@@ -14,10 +14,10 @@ import pytest
 import torch
 from runs import environment, equal, history, run
 
-from llava_vista.tools.demo import checkpoint
-from llava_vista.tools.demo.checkpoint import build_tiny_llava
-from llava_vista.tools.demo.dataset import DataSizes, write_data
+from llava_vista.tools.demo import tiny_checkpoint as checkpoint
+from llava_vista.tools.demo.scene_dataset import DataSizes, write_data
 from llava_vista.tools.demo.scenes import caption, make_scenes
+from llava_vista.tools.demo.tiny_checkpoint import build_tiny_llava
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -33,7 +33,7 @@ def variables(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("setup")
     texts = [caption(scene) for scene in make_scenes(50)]
     paths = build_tiny_llava(folder, texts=texts, hidden_size=40, heads=2, layers=2)
-    sizes = DataSizes(pretrain_scenes=24, finetune_scenes=4, text_only=1, heldout_questions=1, text_scenes=4)
+    sizes = DataSizes(pretrain_scenes=24, finetune_scenes=4, text_only=1, heldout_questions=1)
     data = write_data(folder / "data", sizes, seed=0, image_size=96)
     return {
         "LANGUAGE_MODEL": str(paths.language_model),

@@ -13,7 +13,7 @@ import sentencepiece
 import torch
 from runs import environment, history
 
-from llava_vista.tools.demo.checkpoint import SYSTEM_PROMPT, write_tokenizer
+from llava_vista.tools.demo.tiny_checkpoint import SYSTEM_PROMPT, write_tokenizer
 from llava_vista.tools.kit.report import OK, WRONG, Checklist
 from llava_vista.tools.reproduce.base_models import check_generation_config
 from llava_vista.tools.reproduce.tokenization import check_tokens

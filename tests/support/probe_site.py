@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from llava_vista.cli import main
-from llava_vista.tools.demo.checkpoint import build_tiny_llava
-from llava_vista.tools.demo.dataset import DataSizes, write_data
+from llava_vista.tools.demo.scene_dataset import DataSizes, write_data
 from llava_vista.tools.demo.scenes import caption, make_scenes
+from llava_vista.tools.demo.tiny_checkpoint import build_tiny_llava
 from llava_vista.tools.probe.hosts import LoadOptions
 
 OPTIONS = LoadOptions(None, None, torch.device("cpu"), torch.float32)

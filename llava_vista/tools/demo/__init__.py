@@ -1,23 +1,49 @@
-"""The demo: LLaVA-1.5's own two training stages on a tiny genuine set-up, as a baseline and with VISTA."""
+"""LLaVA-1.5's own two training stages on a tiny genuine model, once without VISTA and once with it."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import sys
+
+from ...config import VistaConfig
+from ...errors import DemoError
+
+NEEDED = ("torch", "transformers", "llava", "sentencepiece", "PIL", "matplotlib", "deepspeed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``llava-vista demo``."""
-    parser.add_argument("--output", default="vista-demo", help="folder for everything the demo makes")
-    parser.add_argument("--overwrite", action="store_true", help="delete what an earlier demo left in that folder")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and training; both runs share it")
-    parser.add_argument("--method", default="l2", help="passed on as --vista_method")
-    parser.add_argument("--weight", type=float, default=1.0, help="passed on as --vista_weight")
-    parser.add_argument("--quick", action="store_true", help="a handful of steps: only shows that everything runs")
+    """Add the options of ``llava-vista demo``."""
+    parser.add_argument(
+        "--output", default="vista-demo", help="folder for all files of the demo (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier demo in that folder first")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and training (default: %(default)s)")
+    parser.add_argument("--method", default="l2", help="value of --vista_method (default: %(default)s)")
+    parser.add_argument("--weight", type=float, default=1.0, help="value of --vista_weight (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a few steps only: tests the installation, trains nothing")
+    parser.epilog = "Example: llava-vista demo --method cosine --weight 0.1 --output demo-cosine"
+
+
+def check_environment() -> None:
+    """Check that LLaVA and everything that its training imports is installed.
+
+    Raises:
+        DemoError: naming what is missing.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DemoError(
+            f"The demo needs packages that are not in this environment ({sys.prefix}): {', '.join(missing)}. Run "
+            "`bash scripts/demo.sh` in a checkout of llava-vista: it makes an environment that has them."
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; returns the exit code."""
-    from .pipeline import run_demo
+    """Run the demo, and return the exit code."""
+    VistaConfig(method=args.method, weight=args.weight)  # a wrong value is an error before anything is trained
+    check_environment()
+    from .paired_training import run_demo
 
     run_demo(args)
     return 0

@@ -1,4 +1,4 @@
-"""Text-only pre-training of the tiny Llama: afterwards it knows the demo's language, and has never seen a picture."""
+"""Text-only pre-training of the tiny Llama, so that it knows the demo's language before it sees an image."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from .dataset import TextSample
+from .scene_dataset import TextSample
 
 _IGNORED = -100
 
 
 def tokenize(folder: Path, samples: Sequence[TextSample]) -> list[tuple[list[int], list[int]]]:
-    """Token ids and labels of each sample, BOS first; what is only read has no labels."""
+    """Return (token ids, labels) of each sample, BOS first; parts that are only read have no labels."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=False)
@@ -29,11 +30,10 @@ def tokenize(folder: Path, samples: Sequence[TextSample]) -> list[tuple[list[int
 
 
 def _batch(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pad on the right. Returns ids, attention mask and labels, each (B, T)."""
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row, _ in rows])  # (B, T)
-    labels = torch.tensor([[*row, *[_IGNORED] * (longest - len(row))] for _, row in rows])  # (B, T)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows])  # (B, T)
+    """Pad on the right. Return ids, attention mask and labels, each (B, T)."""
+    ids = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True)  # (B, T)
+    labels = pad_sequence([torch.tensor(row) for _, row in rows], batch_first=True, padding_value=_IGNORED)  # (B, T)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row, _ in rows], batch_first=True)  # (B, T)
     return ids, mask, labels
 
 
@@ -50,7 +50,7 @@ def pretrain_text(
     """Train the Llama in ``folder`` on text samples and save it there again.
 
     Returns:
-        the cross-entropy of every step.
+        The cross-entropy of every step.
     """
     from tqdm import tqdm
     from transformers import LlamaForCausalLM

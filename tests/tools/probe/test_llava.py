@@ -236,7 +236,7 @@ def test_other_ways_of_having_no_image(site, subject, tmp_path, no_image) -> Non
 
 
 def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
-    from llava_vista.tools.demo.evaluate import load_records, prompt_for
+    from llava_vista.tools.demo.heldout_answers import load_records, prompt_for
 
     questions = load_records(site.questions)[:3]
     for record in questions:

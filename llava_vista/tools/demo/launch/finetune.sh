@@ -1,7 +1,7 @@
 #!/bin/bash
 # Stage 2, visual instruction tuning: projector and language model train, on conversations.
-# The shape of LLaVA's scripts/v1_5/finetune.sh at the demo's size. Whatever is given to this script, --vista for
-# example, goes on to llava.train. No DeepSpeed, bf16 or tf32: this runs on a CPU.
+# The shape of LLaVA's scripts/v1_5/finetune.sh at the demo's size. Arguments of this script, for example
+# --vista, are passed to llava.train. No DeepSpeed, bf16 or tf32: this runs on a CPU.
 
 set -euo pipefail
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Stage 1, feature alignment: only the projector trains, on images and their captions.
-# The shape of LLaVA's scripts/v1_5/pretrain.sh at the demo's size. Whatever is given to this script, --vista for
-# example, goes on to llava.train. No DeepSpeed, bf16 or tf32: this runs on a CPU.
+# The shape of LLaVA's scripts/v1_5/pretrain.sh at the demo's size. Arguments of this script, for example
+# --vista, are passed to llava.train. No DeepSpeed, bf16 or tf32: this runs on a CPU.
 
 set -euo pipefail
 

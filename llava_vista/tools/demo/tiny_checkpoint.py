@@ -1,6 +1,6 @@
-"""The parts that LLaVA-1.5 starts from, tiny but real: tokenizer and Llama in one folder, a CLIP tower in another.
+"""Tiny checkpoints that LLaVA-1.5 starts from: tokenizer and Llama in one folder, a CLIP tower in another.
 
-What is written loads with the same calls as Vicuna and openai/clip-vit-large-patch14-336 do.
+They load with the same calls as Vicuna and openai/clip-vit-large-patch14-336.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-#: What LLaVA's v1 template puts around every conversation; the tokenizer has to know these words.
+#: Words of LLaVA's v1 template, which the tokenizer must know.
 TEMPLATE_TEXTS = (f"{SYSTEM_PROMPT} USER: question ASSISTANT: answer",)
 
 
 @dataclass(frozen=True)
 class TinyPaths:
-    """Where `build_tiny_llava` put what ``--model_name_or_path``, ``--vision_tower`` and stage 1 start from."""
+    """Values of ``--model_name_or_path``, ``--vision_tower`` and stage 1's ``--pretrain_mm_mlp_adapter``."""
 
     language_model: Path
     vision_tower: Path
@@ -44,50 +44,29 @@ def build_tiny_llava(
     vision_hidden_size: int = 128,
     vision_layers: int = 2,
 ) -> TinyPaths:
-    """Write tokenizer, Llama and CLIP tower with random weights under ``directory``; takes a few seconds.
+    """Write ``language_model/``, ``vision_tower/`` and ``projector.bin`` with random weights under ``directory``.
 
     Args:
-        directory: gets ``language_model/``, ``vision_tower/`` and ``projector.bin``.
-        texts: what the tokenizer learns its pieces from; the vocabulary shrinks if they hold too little.
-        seed: of the weights.
-        vocab_size: upper bound, the 256 byte pieces included.
-
-    Returns:
-        the two folders and the file.
+        directory: The folder to write to.
+        texts: Training texts of the tokenizer. Few texts give a smaller vocabulary.
+        seed: Of the weights.
+        vocab_size: Upper bound, the 256 byte pieces included.
     """
     directory = Path(directory)
     paths = TinyPaths(directory / "language_model", directory / "vision_tower", directory / "projector.bin")
     tokenizer_length = write_tokenizer(paths.language_model, texts, vocab_size)
+    llama = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
+    tower = {"image_size": image_size, "patch_size": patch_size, "hidden_size": vision_hidden_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        write_llama(
-            paths.language_model,
-            vocab_size=tokenizer_length,
-            hidden_size=hidden_size,
-            layers=layers,
-            heads=heads,
-            intermediate_size=intermediate_size,
-        )
-        write_vision_tower(
-            paths.vision_tower,
-            image_size=image_size,
-            patch_size=patch_size,
-            hidden_size=vision_hidden_size,
-            layers=vision_layers,
-        )
+        write_llama(paths.language_model, vocab_size=tokenizer_length, **llama)
+        write_vision_tower(paths.vision_tower, **tower, layers=vision_layers)
         write_projector(paths.projector, vision_hidden_size, hidden_size)
     return paths
 
 
 def write_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int) -> int:
-    """Train a SentencePiece model on ``texts`` and save it as Llama's slow tokenizer.
-
-    Byte fallback is what keeps <unk> out of every text. LLaVA pads with <unk>, so one in a text would be counted as
-    padding, and LLaVA would drop the sample's labels as a "tokenization mismatch".
-
-    Returns:
-        the number of pieces.
-    """
+    """Train a SentencePiece model on ``texts``, save it as Llama's slow tokenizer, and return its length."""
     import sentencepiece
     from transformers import LlamaTokenizer
 
@@ -100,6 +79,7 @@ def write_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int) -> int:
         model_type="bpe",
         vocab_size=vocab_size,
         hard_vocab_limit=False,
+        # LLaVA pads with <unk>: in a text it would count as padding, and end as a "tokenization mismatch"
         byte_fallback=True,
         character_coverage=1.0,
         normalization_rule_name="identity",
@@ -136,12 +116,7 @@ def write_llama(
 
 
 def write_vision_tower(folder: Path, *, image_size: int, patch_size: int, hidden_size: int, layers: int) -> None:
-    """Write a CLIP vision tower with random weights, and its image processor.
-
-    A random projection keeps what colour and shape a patch has. At CLIP's initial scale the position embeddings would
-    drown beside it, though, and then nothing downstream could tell top left from bottom right: they get the patches'
-    own scale.
-    """
+    """Write a CLIP vision tower with random weights, and its image processor."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -154,6 +129,8 @@ def write_vision_tower(folder: Path, *, image_size: int, patch_size: int, hidden
     )
     model = CLIPVisionModel(config)
     embeddings = model.vision_model.embeddings
+    # A random projection keeps colour and shape. Position embeddings get the same scale: at CLIP's initial scale the
+    # patches would hide them, and no layer could distinguish top left from bottom right.
     with torch.no_grad():
         embeddings.patch_embedding.weight.normal_(std=(3 * patch_size**2) ** -0.5)
         embeddings.position_embedding.weight.normal_(std=0.5)
@@ -163,16 +140,11 @@ def write_vision_tower(folder: Path, *, image_size: int, patch_size: int, hidden
 
 
 def write_projector(path: Path, vision_hidden_size: int, hidden_size: int) -> None:
-    """Write an untrained ``mlp2x_gelu`` projector for stage 1 to start from.
+    """Write an untrained ``mlp2x_gelu`` projector, to be loaded by ``--pretrain_mm_mlp_adapter``.
 
-    LLaVA makes its projector before its trainer sets ``--seed``, so two runs would start from different ones. Loading
-    this one (``--pretrain_mm_mlp_adapter``) makes runs comparable step by step.
+    LLaVA initialises its own projector before ``--seed`` takes effect, so the arms would start from different weights.
     """
-    first = torch.nn.Linear(vision_hidden_size, hidden_size)
-    second = torch.nn.Linear(hidden_size, hidden_size)
-    weights = {
-        f"model.mm_projector.{number}.{name}": value.detach().clone()
-        for number, layer in ((0, first), (2, second))
-        for name, value in layer.named_parameters()
-    }
-    torch.save(weights, path)
+    projector = torch.nn.Sequential(
+        torch.nn.Linear(vision_hidden_size, hidden_size), torch.nn.GELU(), torch.nn.Linear(hidden_size, hidden_size)
+    )
+    torch.save({f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}, path)

@@ -1,4 +1,4 @@
-"""Scenes as pictures."""
+"""Scenes drawn as images."""
 
 from __future__ import annotations
 
@@ -33,15 +33,13 @@ def _draw_shape(
         draw.rectangle((x - half, y - half, x + half, y + half), fill=fill)
     elif shape == "triangle":
         draw.polygon([(x, y - radius), (x + radius, y + radius * 0.85), (x - radius, y + radius * 0.85)], fill=fill)
-    elif shape == "cross":
+    else:  # a cross
         arm = radius * 0.32
         draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=fill)
         draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=fill)
-    else:
-        raise ValueError(f"no way to draw a {shape!r}")
 
 
-def render(scene: Scene, size: int = 96) -> Image.Image:
+def draw_scene(scene: Scene, size: int = 96) -> Image.Image:
     """Draw a scene as a square RGB image; object sizes vary a little, by the scene's name."""
     rng = random.Random(scene.name)
     canvas = Image.new("RGB", (size * _SUPERSAMPLING,) * 2, BACKGROUND)
@@ -60,4 +58,4 @@ def save_pictures(scenes: Iterable[Scene], folder: Path, size: int = 96) -> None
     """Write each scene as ``<folder>/<scene name>.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     for scene in scenes:
-        render(scene, size).save(folder / f"{scene.name}.png")
+        draw_scene(scene, size).save(folder / f"{scene.name}.png")

@@ -1,4 +1,4 @@
-"""What every benchmark here shares: arms timed in turn, extra memory, where it ran, and the JSON file."""
+"""Shared by the benchmarks: arms timed in turn, extra memory, the machine, and the JSON file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Arm = Callable[[], Any]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """Return a parser with the options of every benchmark."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file (default: %(default)s)")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
@@ -43,7 +43,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def processor() -> str:
-    """The CPU's name; a virtual machine may not tell more than the vendor."""
+    """Return the CPU's name; in a virtual machine it may be the vendor only."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -51,7 +51,7 @@ def processor() -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Where and when a benchmark ran."""
+    """Return where and when a benchmark ran."""
     import llava_vista
 
     return {
@@ -68,7 +68,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def alternate(arms: Mapping[str, Arm], rounds: int, device: str, *, seconds: float = 60.0) -> dict[str, list[float]]:
-    """Time the arms in turn, round after round, so that whatever slows the machine down slows all of them down.
+    """Time the arms in turn, round after round, so that other load on the machine slows all of them down.
 
     Args:
         arms: by name.
@@ -77,8 +77,8 @@ def alternate(arms: Mapping[str, Arm], rounds: int, device: str, *, seconds: flo
         seconds: no new round after so long.
 
     Returns:
-        The seconds of each round, by arm. On a CPU it is the time the process computed, not the wall clock: waiting for
-        a core that somebody else has does not count.
+        The seconds of each round, by arm. On a CPU this is the process's computing time, so that waiting for a busy
+        core does not count.
     """
     for arm in arms.values():  # warm up: allocators, kernels, lazy initialisation
         arm()
@@ -93,7 +93,7 @@ def alternate(arms: Mapping[str, Arm], rounds: int, device: str, *, seconds: flo
 
 
 def seconds_of(arm: Arm, device: str) -> float:
-    """How long one call takes. The work queued on a GPU is waited for, before and after."""
+    """Return the seconds of one call. A GPU is synchronised before and after."""
     if device == "cpu":
         start = time.process_time()
         arm()
@@ -106,17 +106,17 @@ def seconds_of(arm: Arm, device: str) -> float:
 
 
 def milliseconds(times: list[float]) -> float:
-    """The median, in ms."""
+    """Return the median in ms."""
     return round(1000 * statistics.median(times), 4)
 
 
 def ratio(times: list[float], against: list[float]) -> float:
-    """Median over the rounds of one arm's time over another's in the same round."""
+    """Return the median over the rounds of one arm's time divided by another's in the same round."""
     return round(statistics.median(ours / theirs for ours, theirs in zip(times, against, strict=True)), 4)
 
 
 def peak_memory(arm: Arm, device: str) -> int:
-    """Bytes that the allocator handed out at most while the arm ran, above what was there before."""
+    """Return the peak of allocated bytes while the arm runs, above those allocated before."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -154,7 +154,7 @@ def save(name: str, options: argparse.Namespace, rows: list[dict[str, Any]], **m
 
 
 def start(options: argparse.Namespace) -> None:
-    """Set the process up as the options say."""
+    """Set threads, seed and allocator as the options say."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.device == "cpu" and options.memory == "kept" and not keep_memory():
@@ -162,10 +162,10 @@ def start(options: argparse.Namespace) -> None:
 
 
 def keep_memory() -> bool:
-    """Have glibc keep what is freed, as the allocator of a GPU does; False where there is no glibc.
+    """Make glibc keep freed memory, as the allocator of a GPU does. Return False without glibc.
 
-    A large tensor is else mapped anew each time, page by page, which takes several times as long as writing it, and now
-    and then it is not: a clone takes 7 ms or 50, as it happens.
+    Otherwise a large tensor is sometimes mapped again page by page, which takes several times as long as writing it:
+    times of the same operation scatter.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is None:

@@ -1,30 +1,14 @@
-"""Held-out questions put to a fine-tuned checkpoint, with LLaVA's own model, template and image processing."""
+"""Answers of a fine-tuned checkpoint to held-out questions, with LLaVA's own model, template and image processing."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MAX_NEW_TOKENS = 24
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model said to the held-out questions.
-
-    Attributes:
-        accuracy: share of exactly right answers.
-        by_kind: the same for each kind of question.
-        given: the answers, in the questions' order.
-    """
-
-    accuracy: float
-    by_kind: dict[str, float]
-    given: list[str]
 
 
 def load_records(path: str | Path) -> list[dict[str, Any]]:
@@ -33,20 +17,19 @@ def load_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def score(records: Sequence[dict[str, Any]], given: Sequence[str]) -> Answers:
-    """Compare given answers with the right ones, word for word."""
-    right: dict[str, list[bool]] = defaultdict(list)
+def score(records: Sequence[dict[str, Any]], given: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """Return the share of answers that are correct word for word: of all questions, and by kind of question."""
+    correct: dict[str, list[bool]] = defaultdict(list)
     for record, answer in zip(records, given, strict=True):
-        right[record["kind"]].append(answer.strip().lower() == record["answer"].lower())
-    total = [hit for hits in right.values() for hit in hits]
-    by_kind = {kind: sum(hits) / len(hits) for kind, hits in sorted(right.items())}
-    return Answers(sum(total) / len(total), by_kind, list(given))
+        correct[record["kind"]].append(answer.strip().lower() == record["answer"].lower())
+    total = [hit for hits in correct.values() for hit in hits]
+    return sum(total) / len(total), {kind: sum(hits) / len(hits) for kind, hits in sorted(correct.items())}
 
 
 def majority_answers(training: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]) -> list[str]:
-    """The best blind guess: for each question, the answer most often right for these very words in training.
+    """Return the best guess without the image: the most frequent training answer to the same question.
 
-    Words never seen in training get the most frequent answer of all.
+    A question that is not in the training data gets the most frequent answer of all.
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
@@ -61,7 +44,7 @@ def majority_answers(training: Sequence[dict[str, Any]], records: Sequence[dict[
 
 
 def prompt_for(question: str) -> str:
-    """The prompt that LLaVA-1.5's v1 template makes of a question about an image."""
+    """Return a question about an image in LLaVA-1.5's v1 template."""
     from llava.constants import DEFAULT_IMAGE_TOKEN
     from llava.conversation import conv_templates
 
@@ -75,14 +58,14 @@ def prompt_for(question: str) -> str:
 def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
     """Load tokenizer, model and image processor as LLaVA does, on the CPU.
 
-    The language model is float32 and the vision tower float16, which is how ``llava.train`` had them.
+    The language model is float32 and the vision tower float16, as in ``llava.train``.
     """
     import torch
     from llava.model import LlavaLlamaForCausalLM
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    # The tower is loaded from its own folder; that its copy in the checkpoint is unused is no news.
+    # transformers would warn of the tower's weights in the checkpoint: LLaVA loads the tower from its own folder
     logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=False)
     model = LlavaLlamaForCausalLM.from_pretrained(checkpoint, torch_dtype=torch.float32)
@@ -94,7 +77,7 @@ def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
 
 
 def answer_questions(checkpoint: Path, records: Sequence[dict[str, Any]], images: Path) -> list[str]:
-    """Greedy answers of one checkpoint, nothing attached to it."""
+    """Return the greedy answers of one checkpoint, without VISTA attached."""
     import torch
     from llava.mm_utils import process_images, tokenizer_image_token
     from PIL import Image
