@@ -48,3 +48,7 @@ class ProbeError(VistaError, RuntimeError):
 
 class ReproduceError(VistaError, RuntimeError):
     """Something is missing or not as published, or a stage failed. The message names all of it."""
+
+
+class MissingExtraError(VistaError, ImportError):
+    """An optional dependency is not installed. The message names the extra of llava-vista that brings it."""

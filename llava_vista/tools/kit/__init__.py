@@ -1,0 +1,1 @@
+"""What two or more tools need, once. A tool imports the kit and the core, never another tool."""

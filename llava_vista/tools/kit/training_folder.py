@@ -1,0 +1,158 @@
+"""A training's output directory: its log, and the files that say how it was configured.
+
+``training_args.bin`` is not read: it is a pickle, and reading one runs whatever is in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ...hooks.run_record import FILE_NAME as RUN_RECORD
+from .json_files import BadFile, read_object
+
+STATE_FILE = "trainer_state.json"
+#: The end of a training: this part of its records, and at least so many.
+END_PART, END_RECORDS = 0.1, 3
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None."""
+
+    folder: Path
+    state: dict[str, Any]
+    log: list[dict[str, Any]]
+    record: dict[str, Any] | None
+    model_config: dict[str, Any] | None
+    adapter_config: dict[str, Any] | None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether VISTA was attached: its keys are in the log."""
+        return any("vista_loss" in record for record in self.log)
+
+    @property
+    def vista(self) -> dict[str, Any] | None:
+        """VISTA's options, {} when it ran but they are not recorded, None when it did not act (off, or weight 0)."""
+        config = (self.record or {}).get("config")
+        if isinstance(config, dict):
+            return config if config.get("weight", 1.0) else None
+        return {} if self.is_observed else None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The host's training arguments, {} where ``vista.json`` has none."""
+        arguments = (self.record or {}).get("training_arguments")
+        return arguments if isinstance(arguments, dict) else {}
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.arguments.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Return (optimizer steps, finite values) of ``ce_loss``, ``vista_loss`` or ``vista_similarity``.
+
+        Without VISTA the cross-entropy (nats per token) is logged as ``loss``.
+        """
+        points: dict[int, float] = {}
+        for record in self.log:
+            if key == "ce_loss":
+                value = record.get("ce_loss", None if "vista_loss" in record else record["loss"])
+            else:
+                value = record.get(key) if record.get("vista_aligned_samples") else None
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                points[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
+        return sorted(points), [points[step] for step in sorted(points)]
+
+    def values_at(self, key: str, steps: Sequence[int]) -> list[float]:
+        """Return the values of a series at steps that it has."""
+        points = dict(zip(*self.series(key), strict=True))
+        return [points[step] for step in steps]
+
+
+def common_steps(runs: Sequence[TrainingRun], key: str = "ce_loss") -> list[int]:
+    """Return the steps at which every run has a value."""
+    steps = [set(run.series(key)[0]) for run in runs]
+    return sorted(set.intersection(*steps)) if steps else []
+
+
+def end_records(count: int) -> int:
+    """Return how many of ``count`` records are the end of a training."""
+    return max(END_RECORDS, round(END_PART * count))
+
+
+def mean_at_end(values: Sequence[float]) -> float:
+    """Return the mean of a series' last records."""
+    return fmean(values[-end_records(len(values)) :])
+
+
+def looks_like_training(folder: Path) -> bool:
+    """Return whether a training wrote here, be it complete or not."""
+    names = {path.name for path in folder.iterdir()}
+    return bool(names & {STATE_FILE, RUN_RECORD, "training_args.bin"}) or any(map(_CHECKPOINT.fullmatch, names))
+
+
+def read_training(folder: Path) -> TrainingRun:
+    """Read a training's output directory.
+
+    Raises:
+        BadFile: there is no usable log. Other bad files are in ``problems``.
+    """
+    path = _state_path(folder)
+    if path is None:
+        raise BadFile(
+            f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N: the training did not reach its "
+            "first checkpoint, or the file was not copied along."
+        )
+    state = read_object(path)
+    history = state.get("log_history")
+    log = [
+        record
+        for record in (history if isinstance(history, list) else [])
+        if isinstance(record, dict)
+        and isinstance(record.get("loss"), (int, float))
+        and isinstance(record.get("step"), int)
+    ]
+    if not log:
+        raise BadFile(f"{path} has no training record (log_history with loss and step): was logging off?")
+    problems: list[str] = []
+
+    def optional(name: str) -> dict[str, Any] | None:
+        for place in (folder / name, path.parent / name):
+            if place.is_file():
+                try:
+                    return read_object(place)
+                except BadFile as error:
+                    problems.append(str(error))
+        return None
+
+    return TrainingRun(
+        folder,
+        state,
+        log,
+        record=optional(RUN_RECORD),
+        model_config=optional("config.json"),
+        adapter_config=optional("adapter_config.json"),
+        problems=problems,
+    )
+
+
+def _state_path(folder: Path) -> Path | None:
+    """Return the ``trainer_state.json`` at the top, or in the newest ``checkpoint-N``."""
+    if (folder / STATE_FILE).is_file():
+        return folder / STATE_FILE
+    found = [
+        (int(match[1]), path / STATE_FILE)
+        for path in folder.iterdir()
+        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / STATE_FILE).is_file()
+    ]
+    return max(found)[1] if found else None
