@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .report import Section
-from .source import (
+from ..kit.host_source import (
     Method,
     SourceTree,
     base_names,
@@ -20,6 +19,7 @@ from .source import (
     package_folders,
     unbound_uses,
 )
+from .report import Section
 from .troubles import SUSPECT_NAMES
 
 if TYPE_CHECKING:

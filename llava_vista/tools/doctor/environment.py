@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import site
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -14,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...config import ENVIRONMENT_VARIABLE, FLAG, read_environment, resolve
 from ...errors import ConfigError, VistaError
 from ...hooks.run_record import versions
+from ..kit.fresh_interpreter import imported_at_start
+from ..kit.host_source import defines_method, find_class, package_folders
 from .report import Section
-from .source import defines_method, find_class, package_folders
 
 if TYPE_CHECKING:
     from ...adapters import Adapter
@@ -75,33 +74,6 @@ def find_pth() -> list[Path]:
     """The start-up files of llava-vista in the folders where Python looks for such."""
     folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     return [path for folder in folders if (path := Path(folder, PTH_FILE)).is_file()]
-
-
-def imported_at_start(value: str | None, *arguments: str) -> tuple[list[str], str]:
-    """Start a fresh Python with ``LLAVA_VISTA=value`` and ``arguments`` on its command line.
-
-    Returns:
-        The modules of llava_vista that it has imported by itself, and the last thing it complained about.
-    """
-    environment = {name: text for name, text in os.environ.items() if name != ENVIRONMENT_VARIABLE}
-    if value is not None:
-        environment[ENVIRONMENT_VARIABLE] = value
-    code = "import sys; print(); print(*[name for name in sys.modules if name.split('.')[0] == 'llava_vista'])"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [], str(error)
-    lines = done.stdout.splitlines()
-    complaints = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    complaints = [line for line in complaints if line != "Remainder of file ignored"]  # site's last words, always
-    return (lines[-1].split() if lines else []), (complaints[-1] if complaints else "")
 
 
 def report_startup(section: Section) -> None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ...errors import VistaError
 from ...hooks.run_record import versions
-from ..doctor.environment import imported_at_start
-from ..doctor.source import package_folders
+from ..kit.fresh_interpreter import imported_at_start
+from ..kit.host_source import package_folders
 from ..patch.repository import commit
 from ..patch.upstreams import recognise, version
 from .checklist import Checklist

@@ -19,8 +19,8 @@ from llava_vista.tools.doctor import environment
 from llava_vista.tools.doctor.checkout import inspect_checkout
 from llava_vista.tools.doctor.examine import TargetError, examine
 from llava_vista.tools.doctor.report import WRONG, Report
-from llava_vista.tools.doctor.source import find_class, parse, unbound_uses
 from llava_vista.tools.doctor.troubles import TROUBLES, Situation, release
+from llava_vista.tools.kit.host_source import find_class, parse, unbound_uses
 
 pytestmark = pytest.mark.environments("latest")
 

@@ -1,4 +1,4 @@
-"""Python source looked at through ast. Nothing here imports what it reads."""
+"""The source of hosts (training repositories): found and parsed. Nothing here imports what it reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-#: More Python files than this are not one host's checkout (somebody's home directory, a whole environment).
+#: A folder with more Python files is no checkout of one host, but a home directory or a whole environment.
 MAX_FILES = 5000
 _SKIPPED = frozenset({"node_modules", "site-packages", "venv", "env", "build", "dist", "__pycache__"})
 
@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Method(NamedTuple):
-    """A method as its source tells it."""
+    """A method, read from its source."""
 
     path: Path
     line: int
@@ -26,22 +26,38 @@ class Method(NamedTuple):
     name: str
     signature: str
     parameters: tuple[str, ...]
-    #: the lengths of the tuples that it returns
+    #: lengths of the tuples that it returns
     returns: tuple[int, ...]
 
 
+def package_folders(name: str) -> list[Path]:
+    """Return the folders of a top-level package as an import would find them; empty when there is none.
+
+    A single-file module ``name.py`` gives its path without the suffix.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # ValueError: sys.modules holds a module without a spec
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(folder) for folder in spec.submodule_search_locations]
+    return [Path(spec.origin).with_suffix("")] if spec.origin else []
+
+
 def parse(path: Path) -> ast.Module | None:
-    """The syntax tree of a file; None when it cannot be read or is not Python of this version."""
+    """Return the syntax tree of a file; None when it cannot be read or parsed by this Python."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the host's own string escapes
+            warnings.simplefilter("ignore")  # invalid escapes in the host's strings
             return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 class SourceTree:
-    """The Python files below a directory; virtual environments, build folders and hidden ones are left out."""
+    """The Python files below a folder, without virtual environments, build folders and hidden folders."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,7 +71,7 @@ class SourceTree:
                 break
 
     def mentioning(self, words: Iterable[str]) -> Iterator[tuple[Path, ast.Module]]:
-        """The files whose text has one of ``words``, with their syntax trees."""
+        """Yield the files whose text has one of ``words``, with their syntax trees."""
         needles = [word.encode() for word in words]
         for path in self.paths:
             try:
@@ -66,21 +82,8 @@ class SourceTree:
                 yield path, tree
 
 
-def package_folders(name: str) -> list[Path]:
-    """Where a top-level package lies, if it could be imported here. It is not imported."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    if spec.submodule_search_locations is not None:
-        return [Path(folder) for folder in spec.submodule_search_locations]
-    return [Path(spec.origin).with_suffix("")] if spec.origin else []
-
-
 def find_class(folders: Iterable[Path], qualified: str) -> Path | None:
-    """The file that defines class ``package.module.Class``, when ``folders`` are where ``package`` lies."""
+    """Return the file that defines class ``package.module.Class``; ``folders`` are those of ``package``."""
     module, _, name = qualified.rpartition(".")
     for folder in folders:
         stem = folder.joinpath(*module.split(".")[1:])
@@ -91,16 +94,17 @@ def find_class(folders: Iterable[Path], qualified: str) -> Path | None:
 
 
 def classes_in(tree: ast.Module) -> list[ast.ClassDef]:
+    """Return every class of a file, nested and conditional ones too."""
     return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
 def base_names(cls: ast.ClassDef) -> set[str]:
-    """The last names of a class's bases: ``Trainer`` for ``transformers.Trainer``."""
+    """Return the last names of a class's bases: ``Trainer`` for ``transformers.Trainer``."""
     return {_last_name(base) for base in cls.bases}
 
 
 def methods_in(path: Path, tree: ast.Module, names: Iterable[str]) -> list[Method]:
-    """The methods of those names, of any class in the file."""
+    """Return the methods with one of ``names``, of any class in the file."""
     wanted = set(names)
     return [
         _read_method(path, cls.name, node)
@@ -111,7 +115,7 @@ def methods_in(path: Path, tree: ast.Module, names: Iterable[str]) -> list[Metho
 
 
 def defines_method(folder: Path, name: str) -> bool:
-    """Whether any class below the folder has a method of that name."""
+    """Return whether a class below the folder has a method with that name."""
     return bool(name) and any(methods_in(path, tree, [name]) for path, tree in SourceTree(folder).mentioning([name]))
 
 
@@ -128,12 +132,12 @@ def _read_method(path: Path, owner: str, node: Function) -> Method:
 
 
 def calls(tree: ast.Module, name: str) -> list[int]:
-    """The lines on which ``name(...)`` or ``module.name(...)`` is called."""
+    """Return the lines on which ``name(...)`` or ``module.name(...)`` is called."""
     return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and _last_name(node.func) == name]
 
 
 def unbound_uses(tree: ast.Module, name: str) -> list[int]:
-    """The lines that read ``name`` in a file that neither imports nor assigns it: a NameError in waiting."""
+    """Return the lines that read ``name`` in a file that neither imports nor assigns it (a NameError at run time)."""
     uses: list[int] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.alias) and ((node.asname or node.name) == name or node.name == "*"):
