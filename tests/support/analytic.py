@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from llava_vista import Adapter
-from llava_vista.tools.probe.hosts import ProbeHost, Subject
+from llava_vista.tools.probe.hosts import LoadedCheckpoint, ProbeHost
 
 PRIOR = torch.tensor([0.5, 0.25, 0.125, 0.125])
 ENTROPY = float(-(PRIOR * PRIOR.log()).sum())  # 1.213 nats
@@ -102,7 +102,7 @@ class AnalyticAdapter(Adapter):
         return model.decoder
 
 
-class AnalyticSubject(Subject):
+class AnalyticCheckpoint(LoadedCheckpoint):
     def __init__(self, model: Reader) -> None:
         self.model, self.notes = model.eval(), {}
 
@@ -142,7 +142,7 @@ class AnalyticHost(ProbeHost):
     def load(self, checkpoint, config, options):
         model = Reader(config["reach"])
         model.broken = config.get("broken", False)
-        return AnalyticSubject(model)
+        return AnalyticCheckpoint(model)
 
 
 def write_checkpoint(folder: Path, reach: int, **more) -> Path:

@@ -16,13 +16,12 @@ from PIL import Image
 from llava_vista import attach
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.data import load_samples
-from llava_vista.tools.probe.examine import open_image
-from llava_vista.tools.probe.hosts import LoadOptions, load_subject
-from llava_vista.tools.probe.hosts.native import NativeSubject, expand_labels
-from llava_vista.tools.probe.looking import looking_at
-from llava_vista.tools.probe.measures.alignment import align
-from llava_vista.tools.probe.measures.information import answer_log_probs
+from llava_vista.tools.probe.conversation_samples import load_samples, open_image
+from llava_vista.tools.probe.forward_trace import tracing
+from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
+from llava_vista.tools.probe.hosts.transformers_host import TransformersCheckpoint, expand_labels
+from llava_vista.tools.probe.measures.alignment_curves import align
+from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -54,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_log_probs_and_alignment(site) -> None:
     """Against the literal: one sample alone, its image's rows moved to the end where no text sees them."""
     checkpoint, data = site
-    name, subject = load_subject(checkpoint, OPTIONS)
+    name, subject = load_checkpoint(checkpoint, OPTIONS)
     assert name == "transformers"
     samples = load_samples(data, None, 5, 0).chosen
     encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
@@ -65,8 +64,8 @@ def test_log_probs_and_alignment(site) -> None:
         assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == said.split()
         assert subject.decode(labels[labels >= 0].tolist()).split() == said.replace("</s>", "").split()
     names = [sample.name for sample in samples]
-    with looking_at(subject.model) as looker:
-        seen, blind = looker.look(batch, attention=True, states=True), looker.look(batch, blind=True)
+    with tracing(subject.model) as tracer:
+        seen, blind = tracer.trace(batch, attention=True, states=True), tracer.trace(batch, blind=True)
     found = [answer_log_probs(item, batch["labels"], names) for item in (seen, blind)]
     model = subject.model
     with torch.no_grad():
@@ -135,9 +134,9 @@ def test_a_masked_image_says_nothing_in_any_family(family) -> None:
     model.set_attn_implementation("eager")
     batch = made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    with looking_at(model) as looker:
-        seen, different = looker.look(batch, attention=True, states=True), looker.look(other)
-        blind, still_blind = looker.look(batch, blind=True), looker.look(other, blind=True)
+    with tracing(model) as tracer:
+        seen, different = tracer.trace(batch, attention=True, states=True), tracer.trace(other)
+        blind, still_blind = tracer.trace(batch, blind=True), tracer.trace(other, blind=True)
     text = seen.layout.text & (seen.layout.image.cumsum(dim=1) > 0)
     assert not torch.equal(seen.logits[text], different.logits[text])
     assert not torch.equal(seen.logits[text], blind.logits[text])
@@ -151,7 +150,7 @@ def test_the_tower_tells_images_apart(family) -> None:
     made = families.FAMILIES[f"{family}ForConditionalGeneration"]
     model, batch = made.build().eval(), made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    subject = NativeSubject(model, SimpleNamespace(tokenizer=SimpleNamespace()), OPTIONS)
+    subject = TransformersCheckpoint(model, SimpleNamespace(tokenizer=SimpleNamespace()), OPTIONS)
     with torch.no_grad():
         features, others = subject.tower_features(batch), subject.tower_features(other)
         one = {name: value[:1] if name != "pixel_values" else value[: len(value) // 2] for name, value in batch.items()}

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from llava_vista.errors import ProbeError, UnsupportedModelError
-from llava_vista.tools.probe.data import Turn
-from llava_vista.tools.probe.examine import without_end
-from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_subject
-from llava_vista.tools.probe.hosts.base import choose_host
-from llava_vista.tools.probe.hosts.sources import lacking, places
-from llava_vista.tools.probe.measures.information import turns_of_runs
+from llava_vista.tools.probe.checkpoint_probe import without_end
+from llava_vista.tools.probe.conversation_samples import Turn
+from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_checkpoint
+from llava_vista.tools.probe.hosts.probe_host import RepositoryHost, choose_host
+from llava_vista.tools.probe.measures.visual_information import turns_of_runs
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -140,17 +139,21 @@ def test_code_for_another_environment_is_said(checkouts, tmp_path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config("BunnyPhiForCausalLM", "bunny-phi", **TOWER)))
     with pytest.raises(ProbeError, match=r"bunny.conversation of BAAI-DCAI/Bunny cannot be imported here .*Nothing"):
-        load_subject(folder, OPTIONS)
+        load_checkpoint(folder, OPTIONS)
 
 
-def test_a_package_is_found_without_being_imported(checkouts, tmp_path) -> None:
+def test_a_package_is_recognised_without_an_import(checkouts, tmp_path) -> None:
     checkouts({"bunny": ["one.py"]})
     (tmp_path / "bunny" / "__init__.py").write_text("raise RuntimeError('imported')")
-    assert places("bunny") == [tmp_path / "bunny"]
-    assert places("nobody_has_this") == []
-    assert lacking("Bunny", "bunny", ["one.py"]) is None
-    assert "has no two.py" in str(lacking("Bunny", "bunny", ["two.py"]))
-    assert "has one.py" in str(lacking("Bunny", "bunny", [], ["one.py"]))
+
+    def missing(package: str, **files: tuple[str, ...]) -> str | None:
+        attributes = {"repository": "Bunny", "package": package, "load": None, **files}
+        return type("Repository", (RepositoryHost,), attributes)().missing({})
+
+    assert "not importable" in str(missing("nobody_has_this"))
+    assert missing("bunny", holds=("one.py",)) is None
+    assert "has no two.py" in str(missing("bunny", holds=("two.py",)))
+    assert "has one.py" in str(missing("bunny", lacks=("one.py",)))
 
 
 def test_every_adapter_of_a_repository_has_a_host() -> None:

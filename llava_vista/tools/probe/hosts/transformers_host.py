@@ -1,7 +1,6 @@
-"""transformers' own vision-language classes: whatever AutoModelForImageTextToText and AutoProcessor load.
+"""transformers' own vision-language classes: what AutoModelForImageTextToText and AutoProcessor load.
 
-The checkpoint's chat template makes the prompt. Which tokens are answer is read off the text: an answer is what the
-template adds to the prompt that asks for it.
+The checkpoint's chat template makes the prompt. An answer is what the template adds to the prompt that asks for it.
 """
 
 from __future__ import annotations
@@ -16,29 +15,28 @@ from torch import Tensor, nn
 
 from ....adapters import all_adapters
 from ....errors import ProbeError
-from ..data import IMAGE_MARK, Turn
-from .base import LoadOptions, ProbeHost, Subject, register_host
+from ..conversation_samples import IMAGE_MARK, Turn
+from .probe_host import LoadedCheckpoint, LoadOptions, ProbeHost, register_host
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PACKAGE = "transformers.models."
-#: How the classes call their vision tower.
+#: Attributes under which the classes have their vision tower.
 _TOWERS = ("vision_tower", "visual", "vision_model")
+_TEXT_ARGUMENTS = frozenset({"input_ids", "attention_mask", "labels"})
 _IGNORE = -100
 
 
 @register_host("transformers")
-class NativeHost(ProbeHost):
+class TransformersHost(ProbeHost):
     """Every class of transformers that an adapter knows by name."""
 
-    def claims(self, config: dict[str, Any]) -> bool:
-        return bool(_known_classes() & set(config.get("architectures") or []))
-
     def known(self) -> list[str]:
-        return sorted(_known_classes())
+        names = {name for adapter in all_adapters() for name in adapter.classes if name.startswith(_PACKAGE)}
+        return sorted(name.rpartition(".")[2] for name in names)
 
-    def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> NativeSubject:
+    def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> TransformersCheckpoint:
         import transformers
 
         loader: Any = getattr(transformers, "AutoModelForImageTextToText", None)
@@ -49,23 +47,17 @@ class NativeHost(ProbeHost):
             )
         if options.template or options.base:
             raise ProbeError(
-                "--template and --base are for LLaVA's own checkpoints; one of transformers brings its chat template, "
+                "--template and --base are for LLaVA's own checkpoints; one of transformers has its own chat template, "
                 "and has to be whole (merge an adapter into its base first)."
             )
         processor: Any = transformers.AutoProcessor.from_pretrained(checkpoint)
         if not getattr(processor, "chat_template", None):
-            raise ProbeError(f"{checkpoint} has no chat template, so there is no telling how to ask it.")
+            raise ProbeError(f"{checkpoint} has no chat template, so the model cannot be asked. Save one with it.")
         model = loader.from_pretrained(checkpoint, attn_implementation="eager")
-        return NativeSubject(model.to(device=options.device, dtype=options.dtype).eval(), processor, options)
+        return TransformersCheckpoint(model.to(device=options.device, dtype=options.dtype).eval(), processor, options)
 
 
-def _known_classes() -> set[str]:
-    """Bare names of the classes of transformers that adapters know."""
-    names = [name for adapter in all_adapters() for name in adapter.classes if name.startswith(_PACKAGE)]
-    return {name.rpartition(".")[2] for name in names}
-
-
-class NativeSubject(Subject):
+class TransformersCheckpoint(LoadedCheckpoint):
     """A loaded model of transformers' own."""
 
     def __init__(self, model: nn.Module, processor: Any, options: LoadOptions) -> None:
@@ -75,25 +67,24 @@ class NativeSubject(Subject):
         self.notes = {"template": "the checkpoint's chat template"}
 
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
-        messages = _messages(turns)
+        messages = _chat_messages(turns)
         text = self._text(messages)
         spans = []
-        for number in range(1, len(turns) + 1):
-            start = self._text(messages[: 2 * number - 1], ask=True)
-            end = self._text(messages[: 2 * number])
-            if not end.startswith(start) or not text.startswith(end.rstrip()):
+        for answered in range(2, len(messages) + 1, 2):
+            asked, whole = self._text(messages[: answered - 1], ask=True), self._text(messages[:answered])
+            if not whole.startswith(asked) or not text.startswith(whole.rstrip()):
                 raise ProbeError(
                     "the chat template writes an answered turn otherwise than it asks for it, so the answer cannot be "
-                    f"told from the rest: {end[-80:]!r} does not begin as {start[-80:]!r}."
+                    f"located: {whole[-80:]!r} does not begin as {asked[-80:]!r}."
                 )
-            spans.append((len(start), len(end.rstrip())))
-        found = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=self._adds_special(text))
-        ids = torch.tensor(found["input_ids"])
-        answer = [
+            spans.append((len(asked), len(whole.rstrip())))
+        tokens = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=self._adds_special(text))
+        ids = torch.tensor(tokens["input_ids"])
+        is_answer = [
             any(start < last and end > first and end > start for first, last in spans)
-            for start, end in found["offset_mapping"]
+            for start, end in tokens["offset_mapping"]
         ]
-        labels = torch.where(torch.tensor(answer), ids, _IGNORE)
+        labels = torch.where(torch.tensor(is_answer), ids, _IGNORE)
         return {"input_ids": ids, "labels": labels, "text": text, "image": image}
 
     def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -101,12 +92,11 @@ class NativeSubject(Subject):
         labels = torch.full_like(batch["input_ids"], _IGNORE)
         for row, item in enumerate(encoded):
             ids = batch["input_ids"][row][batch["attention_mask"][row].bool()].cpu()
-            expanded = expand_labels(item["input_ids"], item["labels"], ids)
-            labels[row, : len(expanded)] = expanded.to(labels.device)
+            labels[row, : len(ids)] = expand_labels(item["input_ids"], item["labels"], ids).to(labels.device)
         return {**batch, "labels": labels}
 
     def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:
-        batch = self._process([self._text(_messages(turns)[:-1], ask=True)], [image])
+        batch = self._process([self._text(_chat_messages(turns)[:-1], ask=True)], [image])
         with torch.inference_mode():
             output = self.model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[operator]
         new = output[0, batch["input_ids"].shape[1] :]
@@ -115,42 +105,35 @@ class NativeSubject(Subject):
         return text, len(new) > 0 and int(new[-1]) not in (ends if isinstance(ends, list) else [ends])
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
-        towers = [
-            module for name, module in self.model.named_modules() if name.rpartition(".")[2] in _TOWERS
-        ]  # the outermost comes first
+        towers = [module for name, module in self.model.named_modules() if name.rpartition(".")[2] in _TOWERS]
         read: Any = getattr(self.model, "get_image_features", None)
         if not towers or read is None:
             raise ProbeError(
-                f"{type(self.model).__name__}: no vision tower was found; leave neighbours out (--measures)."
+                f"{type(self.model).__name__} has no known vision tower: leave neighbours out (--measures)."
             )
-        seen: list[Any] = []
-        hook = towers[0].register_forward_hook(lambda module, args, output: seen.append(output))
-        wanted = inspect.signature(read).parameters
-        try:
-            read(**{name: value for name, value in batch.items() if name in wanted and name not in _TEXT_ARGUMENTS})
-        finally:
-            hook.remove()
-        output = getattr(seen[-1], "last_hidden_state", None) if seen else None
-        if output is None and seen:
-            output = seen[-1][0] if isinstance(seen[-1], tuple) else seen[-1]
-        found = pool_by_image(output, batch) if isinstance(output, Tensor) else None
-        if found is None:
+        outputs: list[Any] = []
+        wanted = set(inspect.signature(read).parameters) - _TEXT_ARGUMENTS
+        # the outermost tower comes first
+        with towers[0].register_forward_hook(lambda module, args, output: outputs.append(output)):
+            read(**{name: value for name, value in batch.items() if name in wanted})
+        output = outputs[-1] if outputs else None
+        states = getattr(output, "last_hidden_state", None)
+        if states is None:
+            states = output[0] if isinstance(output, tuple) else output
+        features = pool_by_image(states, batch) if isinstance(states, Tensor) else None
+        if features is None:
             raise ProbeError(
-                f"{type(towers[0]).__name__} does not give each image rows of its own, so its features cannot be told "
-                "apart; leave neighbours out (--measures)."
+                f"{type(towers[0]).__name__} does not return rows of its own for each image: leave neighbours out "
+                "(--measures)."
             )
-        return found
-
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return features
 
     def _text(self, messages: Sequence[dict[str, Any]], ask: bool = False) -> str:
         text: str = self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False)
         return text
 
     def _adds_special(self, text: str) -> bool:
-        """Whether the tokenizer is still to add BOS: many templates write it themselves."""
+        """Return whether the tokenizer still has to add BOS: many templates write it themselves."""
         begin = self.tokenizer.bos_token
         return begin is None or not text.startswith(begin)
 
@@ -161,37 +144,29 @@ class NativeSubject(Subject):
             return_tensors="pt",
             padding=True,
             add_special_tokens=self._adds_special(texts[0]),
-        )
-        batch = batch.to(self.options.device)
-        floats = {name: value.to(self.options.dtype) for name, value in batch.items() if value.is_floating_point()}
-        return {**batch, **floats}
+        ).to(self.options.device)
+        return {
+            name: value.to(self.options.dtype) if value.is_floating_point() else value for name, value in batch.items()
+        }
 
 
-_TEXT_ARGUMENTS = frozenset({"input_ids", "attention_mask", "labels"})
-
-
-def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """The turns as a chat, with the image where its mark stands."""
+def _chat_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Return the turns as a chat, with the image in front of the question that has its mark."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
-        content: list[dict[str, str]] = []
-        if IMAGE_MARK in turn.question:
-            content.append({"type": "image"})
-        content.append({"type": "text", "text": turn.question.replace(IMAGE_MARK, "").strip()})
-        messages.append({"role": "user", "content": content})
+        image = [{"type": "image"}] if IMAGE_MARK in turn.question else []
+        question = {"type": "text", "text": turn.question.replace(IMAGE_MARK, "").strip()}
+        messages.append({"role": "user", "content": [*image, question]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer or ""}]})
     return messages
 
 
 def pool_by_image(output: Tensor, batch: dict[str, Any]) -> Tensor | None:
-    """What a tower returned for B images of one sample each, averaged over the crops and positions of each image.
+    """Return (B, d) float32: a tower's output averaged over crops and positions of each image; None if it is unclear.
 
     Args:
         output: (B or B * crops, P, d), or the patches of all images in one list, (N, d) or (1, N, d).
-        batch: what the processor made; its grids or image sizes tell which patches are whose.
-
-    Returns:
-        (B, d) float32; None where it cannot be told.
+        batch: of the processor; its grids or image sizes say which patches are whose.
     """
     images = len(batch["input_ids"])
     if output.ndim == 3 and len(output) % images == 0:
@@ -208,25 +183,19 @@ def pool_by_image(output: Tensor, batch: dict[str, Any]) -> Tensor | None:
 
 
 def expand_labels(ids: Tensor, labels: Tensor, expanded: Tensor) -> Tensor:
-    """Labels for a sequence in which one placeholder has become the tokens of an image.
+    """Return labels (L,) for a sequence in which one placeholder has become the tokens of an image.
 
     Args:
         ids, labels: (T,) with the placeholder.
-        expanded: (L,) with what the processor put in its place.
-
-    Returns:
-        (L,) labels; negative at all that was put in.
+        expanded: (L,) the ids with the image's tokens in its place, whose labels are negative.
 
     Raises:
         ProbeError: the two differ by more than one stretch.
     """
     short = min(len(ids), len(expanded))
-    same = (ids.flip(0)[:short] == expanded.flip(0)[:short]).int()
-    tail = int(same.cumprod(0).sum())
-    head = len(ids) - tail  # the placeholder, or what stands before it where the image ends with the placeholder
-    if len(expanded) < len(ids) or not torch.equal(ids[: max(0, head - 1)], expanded[: max(0, head - 1)]):
+    tail = int((ids.flip(0)[:short] == expanded.flip(0)[:short]).int().cumprod(0).sum())
+    head = max(0, len(ids) - tail - 1)  # up to the placeholder, or to what precedes it if the image ends with it
+    if len(expanded) < len(ids) or not torch.equal(ids[:head], expanded[:head]):
         raise ProbeError("the processor changes more of the text than the place of one image; it cannot be followed.")
-    found = torch.full_like(expanded, _IGNORE)
-    found[: max(0, head - 1)] = labels[: max(0, head - 1)]
-    found[len(expanded) - tail :] = labels[len(labels) - tail :]
-    return found
+    between = expanded.new_full((len(expanded) - head - tail,), _IGNORE)
+    return torch.cat([labels[:head], between, labels[len(labels) - tail :]])

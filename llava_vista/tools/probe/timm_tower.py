@@ -1,4 +1,4 @@
-"""A vision tower of another make, by its name in timm: what the neighbourhood agreement can be measured against."""
+"""A vision model of timm, to measure the neighbourhood agreement against instead of the checkpoint's own tower."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class TimmTower:
     """A pretrained timm model without its classifier.
 
     Args:
-        name: as ``timm.create_model`` takes it, "local-dir:FOLDER" among it.
-        device: where to run it.
+        name: as ``timm.create_model`` takes it, such as "local-dir:FOLDER".
 
     Raises:
         ProbeError: timm is not installed, or has no such model or not its weights.
@@ -31,15 +30,15 @@ class TimmTower:
         except ImportError as error:
             raise ProbeError(
                 f"--tower {name} needs timm, which cannot be imported here ({error}): pip install 'llava-vista[timm]' "
-                "(it brings torchvision, which has to fit your torch). Without --tower the checkpoint's own vision "
+                "(it installs torchvision, which must match your torch). Without --tower the checkpoint's own vision "
                 "tower is used."
             ) from error
         try:
             self.model: Any = timm.create_model(name, pretrained=True, num_classes=0)
-        except (RuntimeError, OSError) as error:  # no such model; its weights are not here and cannot be fetched
+        except (RuntimeError, OSError) as error:  # no such model; no weights here and no download
             raise ProbeError(
-                f"timm cannot make {name!r}: {error}. timm.list_models() lists what it has; local-dir:FOLDER names one "
-                "that is saved here (config.json and weights)."
+                f"timm cannot make {name!r}: {error}. timm.list_models() lists its models; local-dir:FOLDER names a "
+                "saved one (config.json and weights)."
             ) from error
         self.model.eval().to(device)
         data = timm.data.resolve_model_data_config(self.model)
@@ -48,7 +47,7 @@ class TimmTower:
 
     @torch.no_grad()
     def features(self, images: Sequence[Image]) -> Tensor:
-        """Pooled features (B, d_vision) of the images."""
+        """Return pooled features (B, d_vision) of the images."""
         pixels = torch.stack([self.transform(image) for image in images])  # (B, 3, H, W)
         features: Tensor = self.model(pixels.to(self.device))
         return features

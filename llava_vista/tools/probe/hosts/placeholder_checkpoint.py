@@ -1,4 +1,4 @@
-"""A subject whose ``input_ids`` hold one placeholder for each image, which the model itself expands."""
+"""A checkpoint whose ``input_ids`` hold one placeholder for each image, which the model itself expands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..data import Turn
-from .base import LoadOptions, Subject
+from ..conversation_samples import Turn
+from .probe_host import LoadedCheckpoint, LoadOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _IGNORE = -100
 
 
-class PlaceholderSubject(Subject):
-    """Padding, own answers and decoding, given what a family does with words and pictures."""
+class PlaceholderCheckpoint(LoadedCheckpoint):
+    """Padding and own answers, from what a family does with words and pictures."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, options: LoadOptions, notes: dict[str, str]) -> None:
         self.model, self.tokenizer, self.options, self.notes = model, tokenizer, options, notes
@@ -31,19 +31,20 @@ class PlaceholderSubject(Subject):
 
     @abstractmethod
     def pictures(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The model's arguments for the images of what `encode` or `ask` returned, on the device."""
+        """Return the model's arguments for the images of what `encode` or `ask` returned, on the device."""
 
     @abstractmethod
     def separators(self) -> list[str]:
-        """What the template writes behind an answer (or a question)."""
+        """Return what the template writes behind an answer (or a question)."""
 
-    @abstractmethod
     def generate(self, ids: Tensor, pictures: dict[str, Any], **options: Any) -> Tensor:
-        """The new ids (N,) that the model writes after ``ids`` (1, T)."""
+        """Return the new ids (N,) that the model writes after ``ids`` (1, T)."""
+        output: Tensor = self.model.generate(ids, **pictures, **options)[0]  # type: ignore[operator]
+        return output
 
     @staticmethod
     def own_copy(batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with ids and labels of its own: Bunny's merge method writes into the ids, CAL's into the labels."""
+        """Return the batch with copies of ids and labels: merge methods of Bunny and CAL write into them."""
         return {**batch, "input_ids": batch["input_ids"].clone(), "labels": batch["labels"].clone()}
 
     def run(self, batch: dict[str, Any]) -> Any:
@@ -54,19 +55,16 @@ class PlaceholderSubject(Subject):
         ids = pad_sequence([item["input_ids"] for item in encoded], True, self.tokenizer.pad_token_id or 0)
         labels = pad_sequence([item["labels"] for item in encoded], True, _IGNORE)
         labels[:, 0] = _IGNORE  # nothing predicts the first token, even where training labels it (LLaVA-NeXT)
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.arange(ids.shape[1]) < lengths[:, None]}
         limit, device = self.tokenizer.model_max_length, self.options.device
         return {
-            "input_ids": ids[:, :limit].to(device),
-            "labels": labels[:, :limit].to(device),
-            "attention_mask": mask[:, :limit].to(device),
+            **{name: value[:, :limit].to(device) for name, value in batch.items()},
             **self.pictures(encoded),
         }
 
     def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:
-        asked = self.ask(turns, image)
+        asked, ends = self.ask(turns, image), self.end_ids()
         ids = asked["input_ids"][None].to(self.options.device)
-        separators, ends = self.separators(), self.end_ids()
         with torch.inference_mode():
             output = self.generate(
                 ids,
@@ -79,17 +77,13 @@ class PlaceholderSubject(Subject):
                 use_cache=True,
             )
         text: str = self.tokenizer.decode(output, skip_special_tokens=True)
-        for separator in separators:
+        for separator in self.separators():
             if separator.strip("\n") == "" and separator in text.strip(" "):  # stage 1: a line is an answer
                 return text.strip(" ").partition(separator)[0].strip(), False
         return text.strip(), len(output) > 0 and int(output[-1]) not in ends
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
     def end_ids(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's and the model's own, and the template's where it is one token."""
+        """Return the tokens that end an answer: the tokenizer's, the model's, and one-token separators."""
         own: Any = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
         known = self.tokenizer.get_vocab()
