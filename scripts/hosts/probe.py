@@ -20,7 +20,7 @@ from llava_vista import VistaConfig, attach
 from llava_vista.cli import main as command
 from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
 from llava_vista.tools.probe.forward_trace import Trace, Tracer, tracing
-from llava_vista.tools.probe.hosts import LoadedCheckpoint, LoadOptions, load_checkpoint
+from llava_vista.tools.probe.hosts import LoadOptions, ProbeHost, load_checkpoint
 from llava_vista.tools.probe.measures.alignment_curves import align
 from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
@@ -53,13 +53,13 @@ def rows_of_training(folder: Path, image_token: int) -> list[tuple[Tensor, Tenso
     return found
 
 
-def pixels_of(subject: LoadedCheckpoint, encoded: dict[str, Any]) -> Tensor:
+def pixels_of(subject: ProbeHost, encoded: dict[str, Any]) -> Tensor:
     batch = subject.collate([encoded])
     pictures = batch["media"]["image"] if "media" in batch else batch["images"]
     return torch.stack(list(pictures)) if len(pictures) > 1 else pictures[0]
 
 
-def check_words_and_pictures(subject: LoadedCheckpoint, encoded: Sequence[dict[str, Any]], training: Path) -> str:
+def check_words_and_pictures(subject: ProbeHost, encoded: Sequence[dict[str, Any]], training: Path) -> str:
     """What is scored is what the recorded training supervised, on the same pixels."""
     image_token = getattr(subject, "tokenizer", None)
     image_token = getattr(image_token, "media_token_ids", {}).get("image", -200)
@@ -115,7 +115,7 @@ def check_generation(subject: Any, sample: Sample) -> str:
     return f"own answers are greedy ({behind:.0e} behind the likeliest)"
 
 
-def check_alignment(subject: LoadedCheckpoint, trace: Trace, batch: dict[str, Any]) -> str:
+def check_alignment(subject: ProbeHost, trace: Trace, batch: dict[str, Any]) -> str:
     """The curve, weighted and summed, is VISTA's loss of the batch."""
     worst = 0.0
     for method in ("l2", "cosine"):
@@ -160,7 +160,7 @@ def text_alone(tracer: Tracer, batch: dict[str, Any]) -> float:
     return worst
 
 
-def check_information(subject: LoadedCheckpoint, encoded: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def check_information(subject: ProbeHost, encoded: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """An identical image says nothing, another one does; padding changes nothing; masked is without."""
     batch = subject.collate(encoded)
     if bool(batch["attention_mask"].all()):
@@ -229,7 +229,7 @@ def main() -> int:
         if command(words):
             raise Failed(f"llava-vista {' '.join(words)} did not end well, see above")
         how = LoadOptions(Path(base) if base else None, template, torch.device("cpu"), torch.float32)
-        subject = load_checkpoint(checkpoints[1], how)[1]
+        subject = load_checkpoint(checkpoints[1], how)
         samples = load_samples(Path(settings["data"]), Path(settings["images"]), 1000, 0).chosen
         encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
         told = [

@@ -2,9 +2,8 @@
 
 probe_options         the options
 conversation_samples  samples from LLaVA's JSON or a folder of images
-hosts/                per model family: load a checkpoint, turn image and words into a batch
+hosts/                a model family: load a checkpoint, turn image and words into a batch
 forward_trace         one forward pass, observed through `llava_vista.attach`
-image_removal         the meanings of "no image"
 measures/             visual information, alignment, attention, neighbourhood agreement
 bootstrap             means with intervals over samples
 checkpoint_probe      the checkpoints one after the other, batch by batch, and the files written
@@ -15,14 +14,15 @@ from __future__ import annotations
 
 import argparse
 
-from .probe_options import ProbeOptions, add_arguments
+from .probe_options import add_arguments, check_options
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
     """Probe the checkpoints; returns the exit code."""
+    check_options(args)
     from .checkpoint_probe import run_probe
 
-    run_probe(ProbeOptions.from_arguments(args))
+    run_probe(args)
     return 0

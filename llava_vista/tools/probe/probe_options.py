@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
 
-#: Meanings of "no image"; `image_removal` says what each does to the values.
+#: Meanings of "no image"; `checkpoint_probe` says what each does to the values.
 NO_IMAGE = {
     "masked": "image positions masked out of attention, position ids unchanged",
     "blank": "a uniform grey image of the same size",
@@ -18,59 +17,62 @@ NO_IMAGE = {
 }
 MEASURES = ("information", "alignment", "attention", "neighbours")
 RESAMPLES = 1000
+#: Options that are in probe.json; each checkpoint has a record of its own.
+_RECORDED = (
+    "data", "images", "no_image", "measures", "samples", "batch_size", "max_new_tokens", "base", "template", "tower",
+    "device", "dtype", "seed",
+)  # fmt: skip
 
 
-@dataclass
-class ProbeOptions:
-    """The options with their defaults; see `add_arguments`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the subcommand's parser."""
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders, as training saves them")
+    add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")
+    add("--images", type=Path, metavar="DIR", help="folder of the data's images (default: the data file's own); "
+        "without --data, the model describes every image in it")  # fmt: skip
+    add("--output", type=Path, default="vista-probe", metavar="DIR", help="gets probe.json, .png, .svg")
+    add("--no-image", choices=tuple(NO_IMAGE), default="masked", help="what the image is compared with: "
+        + "; ".join(f"{name} = {text}" for name, text in NO_IMAGE.items()))  # fmt: skip
+    add("--measures", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure (default: all)")
+    add("--samples", type=int, default=200, metavar="N", help="at most so many, at random (default 200)")
+    add("--batch-size", type=int, default=4, metavar="B", help="samples at a time (default 4)")
+    add("--max-new-tokens", type=int, default=128, metavar="T", help="length of the model's own answers (default 128)")
+    add("--base", type=Path, metavar="DIR", help="language model of a projector or LoRA checkpoint")
+    add("--template", help="conversation template of the host (default: its family's for tuning; plain for stage 1)")
+    add("--tower", metavar="NAME", help="timm model to compare neighbourhoods with, instead of the own tower")
+    add("--names", nargs="+", help="names of the checkpoints in the figure (default: what differs in their paths)")
+    add("--device", help="as torch names it (default: cuda if available, else cpu)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="precision (default: float32 on a CPU, else "
+        "bfloat16)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the choice of samples, shuffling and resampling (default 0)")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Fill in the names of the checkpoints and order the measures.
 
     Raises:
         ConfigError: a value is out of range.
     """
+    options.names = tuple(options.names or short_names(options.checkpoints))
+    options.measures = tuple(name for name in MEASURES if name in options.measures)
+    for name in ("samples", "batch_size", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")
+    count = len(options.checkpoints)
+    if len(set(options.checkpoints)) < count:
+        raise ConfigError("a checkpoint was given twice.")
+    if len(options.names) != count or len(set(options.names)) < count:
+        raise ConfigError(
+            f"--names must give each of the {count} checkpoints a name of its own, got {', '.join(options.names)}."
+        )
 
-    checkpoints: Sequence[Path]
-    data: Path | None = None
-    images: Path | None = None
-    output: Path = Path("vista-probe")
-    names: Sequence[str] = ()
-    no_image: str = "masked"
-    measures: Sequence[str] = MEASURES
-    samples: int = 200
-    batch_size: int = 4
-    max_new_tokens: int = 128
-    base: Path | None = None
-    template: str | None = None
-    tower: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        self.names = tuple(self.names or short_names(self.checkpoints))
-        self.measures = tuple(name for name in MEASURES if name in self.measures)
-        for name in ("samples", "batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
-        if len(set(self.checkpoints)) < len(self.checkpoints):
-            raise ConfigError("a checkpoint was given twice.")
-        if len(self.names) != len(self.checkpoints) or len(set(self.names)) < len(self.names):
-            raise ConfigError(
-                f"--names must give each of the {len(self.checkpoints)} checkpoints a name of its own, got "
-                f"{', '.join(self.names)}."
-            )
-
-    @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace) -> ProbeOptions:
-        """Read the arguments of `add_arguments`."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in vars(arguments).items() if name in known})
-
-    def record(self) -> dict[str, Any]:
-        """Return the options as plain values for the JSON. Checkpoints have records of their own."""
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        for name in ("checkpoints", "names", "output"):
-            del plain[name]
-        return {**plain, "resamples": RESAMPLES}
+def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as plain values for the JSON."""
+    values = {name: getattr(options, name) for name in _RECORDED}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {**plain, "resamples": RESAMPLES}
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -82,34 +84,3 @@ def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
     head = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), shortest - 1)
     tail = next((i for i in range(shortest - head) if len({part[-1 - i] for part in parts}) > 1), 0)
     return tuple("/".join(part[head : len(part) - tail]) for part in parts)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``llava-vista probe``. What is not given keeps the default of `ProbeOptions`."""
-
-    def add(name: str, text: str, **how: Any) -> None:
-        parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, **how)
-
-    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders, as training saves")
-    add("data", "JSON in LLaVA's format; without it, see --images", type=Path, metavar="FILE")
-    add(
-        "images",
-        "folder of the data's images (default: the data file's own); without --data, the model describes every image "
-        "in it",
-        type=Path,
-        metavar="DIR",
-    )
-    add("output", "folder for probe.json, .png, .svg (default vista-probe)", type=Path, metavar="DIR")
-    meanings = "; ".join(f"{name} = {text}" for name, text in NO_IMAGE.items())
-    add("no-image", f"what the image is compared with (default masked): {meanings}", choices=tuple(NO_IMAGE))
-    add("measures", "what to measure (default: all)", nargs="+", choices=MEASURES)
-    add("samples", "at most so many, at random (default 200)", type=int, metavar="N")
-    add("batch-size", "samples at a time (default 4)", type=int, metavar="B")
-    add("max-new-tokens", "length of the model's own answers (default 128)", type=int, metavar="T")
-    add("base", "language model of a projector or LoRA checkpoint", type=Path, metavar="DIR")
-    add("template", "conversation template of the host (default: its family's for tuning; plain for stage 1)")
-    add("tower", "timm model to compare neighbourhoods with, instead of the own tower", metavar="NAME")
-    add("names", "names of the checkpoints in the figure", nargs="+")
-    add("device", "as torch names it (default: cuda if available, else cpu)")
-    add("dtype", "precision (default: float32 on a CPU, else bfloat16)", choices=("float32", "bfloat16", "float16"))
-    add("seed", "of the choice of samples, shuffling and resampling (default 0)", type=int)

@@ -16,10 +16,10 @@ from probe_site import OPTIONS, Site, run
 from llava_vista import VistaConfig, attach, vista_loss
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
+from llava_vista.tools.probe.checkpoint_probe import exchanged_images
 from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
 from llava_vista.tools.probe.forward_trace import tracing
 from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
-from llava_vista.tools.probe.image_removal import exchanged_images
 from llava_vista.tools.probe.measures import ProbedBatch
 from llava_vista.tools.probe.measures.alignment_curves import align
 from llava_vista.tools.probe.measures.visual_information import VisualInformation, answer_log_probs, answer_runs
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.environments("llava")
 
 @pytest.fixture
 def subject(site: Site) -> Any:
-    return load_checkpoint(site.checkpoints[0], OPTIONS)[1]
+    return load_checkpoint(site.checkpoints[0], OPTIONS)
 
 
 def read(site: Site, count: int, path: Path | None = None) -> tuple[Sample, ...]:
@@ -223,7 +223,7 @@ def test_other_ways_of_having_no_image(site, subject, tmp_path, no_image) -> Non
     assert record["checkpoints"][0]["information"]["no_image"].startswith(f"{no_image}: ")
     samples = read(site, 20, site.captions)
     assert len(samples) == 12
-    plain = load_checkpoint(site.checkpoints[0], LoadOptions(None, "plain", OPTIONS.device, OPTIONS.dtype))[1]
+    plain = load_checkpoint(site.checkpoints[0], LoadOptions(None, "plain", OPTIONS.device, OPTIONS.dtype))
     swapped = exchanged_images([sample.image for sample in samples], 0)
     expected, tokens = 0.0, 0
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
     for sample, question in zip(load_samples(path, site.images, 9, 0).chosen, questions, strict=True):
         picture = open_image(sample.image)
         ids = tokenizer_image_token(prompt_for(question["text"]), subject.tokenizer, return_tensors="pt")[None]
-        pixels = process_images([picture], subject.tower.image_processor, subject.model.config)
+        pixels = process_images([picture], subject.vision.image_processor, subject.model.config)
         stock = subject.model.generate(ids, images=pixels, do_sample=False, max_new_tokens=6)[0]
         text, cut = subject.answer(sample.turns, picture, 6)
         assert text == subject.tokenizer.decode(stock, skip_special_tokens=True).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from llava_vista import ConfigError
 from llava_vista.errors import ProbeError
 from llava_vista.tools.probe.bootstrap import Bootstrap, Estimate, slope_sums, stack
+from llava_vista.tools.probe.checkpoint_probe import exchanged_images
 from llava_vista.tools.probe.conversation_samples import Sample
-from llava_vista.tools.probe.image_removal import exchanged_images, mask_image
+from llava_vista.tools.probe.forward_trace import mask_image
 from llava_vista.tools.probe.measures.shared_neighbours import (
     SharedNeighbours,
     agreement,
@@ -24,7 +26,7 @@ from llava_vista.tools.probe.measures.shared_neighbours import (
     permutation_null,
 )
 from llava_vista.tools.probe.measures.visual_information import answer_runs, visual_tokens
-from llava_vista.tools.probe.probe_options import ProbeOptions, short_names
+from llava_vista.tools.probe.probe_options import add_arguments, check_options, recorded_options, short_names
 from llava_vista.tools.probe.probe_table import interval
 
 pytestmark = pytest.mark.environments("latest")
@@ -220,9 +222,18 @@ def test_names_are_what_tells_folders_apart() -> None:
         assert len(set(short_names(paths))) == 3, paths
 
 
-def test_a_plan_is_checked() -> None:
-    good = {"checkpoints": (Path("a"), Path("b")), "names": ("a", "b"), "data": None, "images": None}
-    json.dumps(ProbeOptions(**good).record())
-    for change in ({"names": ("a",)}, {"names": ("a", "a")}, {"checkpoints": (Path("a"),) * 2}, {"batch_size": 0}):
+def checked(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args(words)
+    check_options(options)
+    return options
+
+
+def test_options_are_checked() -> None:
+    json.dumps(recorded_options(checked("a", "b", "--data", "x.json", "--measures", "attention", "information")))
+    assert checked("a", "b", "--measures", "attention", "information").measures == ("information", "attention")
+    wrong = (("a", "b", "--names", "a"), ("a", "b", "--names", "a", "a"), ("a", "a"), ("a", "--batch-size", "0"))
+    for words in wrong:
         with pytest.raises(ConfigError):
-            ProbeOptions(**{**good, **change})
+            checked(*words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import native_models as families
@@ -19,7 +18,7 @@ from llava_vista.errors import ProbeError
 from llava_vista.tools.probe.conversation_samples import load_samples, open_image
 from llava_vista.tools.probe.forward_trace import tracing
 from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
-from llava_vista.tools.probe.hosts.transformers_host import TransformersCheckpoint, expand_labels
+from llava_vista.tools.probe.hosts.transformers_host import TransformersHost, expand_labels
 from llava_vista.tools.probe.measures.alignment_curves import align
 from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
@@ -53,8 +52,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_log_probs_and_alignment(site) -> None:
     """Against the literal: one sample alone, its image's rows moved to the end where no text sees them."""
     checkpoint, data = site
-    name, subject = load_checkpoint(checkpoint, OPTIONS)
-    assert name == "transformers"
+    subject = load_checkpoint(checkpoint, OPTIONS)
+    assert subject.name == "transformers"
     samples = load_samples(data, None, 5, 0).chosen
     encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
     batch = subject.collate(encoded)
@@ -150,7 +149,8 @@ def test_the_tower_tells_images_apart(family) -> None:
     made = families.FAMILIES[f"{family}ForConditionalGeneration"]
     model, batch = made.build().eval(), made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    subject = TransformersCheckpoint(model, SimpleNamespace(tokenizer=SimpleNamespace()), OPTIONS)
+    subject = TransformersHost.__new__(TransformersHost)  # no folder is loaded
+    subject.model = model
     with torch.no_grad():
         features, others = subject.tower_features(batch), subject.tower_features(other)
         one = {name: value[:1] if name != "pixel_values" else value[: len(value) // 2] for name, value in batch.items()}

@@ -14,7 +14,8 @@ from llava_vista.errors import ProbeError, UnsupportedModelError
 from llava_vista.tools.probe.checkpoint_probe import without_end
 from llava_vista.tools.probe.conversation_samples import Turn
 from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_checkpoint
-from llava_vista.tools.probe.hosts.probe_host import RepositoryHost, choose_host
+from llava_vista.tools.probe.hosts.probe_host import choose_host
+from llava_vista.tools.probe.hosts.repository_host import RepositoryHost
 from llava_vista.tools.probe.measures.visual_information import turns_of_runs
 
 pytestmark = pytest.mark.environments("latest")
@@ -147,8 +148,8 @@ def test_a_package_is_recognised_without_an_import(checkouts, tmp_path) -> None:
     (tmp_path / "bunny" / "__init__.py").write_text("raise RuntimeError('imported')")
 
     def missing(package: str, **files: tuple[str, ...]) -> str | None:
-        attributes = {"repository": "Bunny", "package": package, "load": None, **files}
-        return type("Repository", (RepositoryHost,), attributes)().missing({})
+        attributes = {"repository": "Bunny", "package": package, **files}
+        return type("Repository", (RepositoryHost,), attributes).missing({})
 
     assert "not importable" in str(missing("nobody_has_this"))
     assert missing("bunny", holds=("one.py",)) is None
@@ -166,7 +167,7 @@ def test_every_adapter_of_a_repository_has_a_host() -> None:
         "MoELLaVAMiniCPMForCausalLM", "MoELLaVAQWenForCausalLM", "MoELLaVALlamaForCausalLM",
         "MoELLaVAMistralForCausalLM",
     }  # fmt: skip
-    known = {name.removeprefix("Eval") for host in (cls() for cls in HOSTS) for name in host.known()}
+    known = {name.removeprefix("Eval") for host in HOSTS for name in host.known()}
     trained = {
         name.rpartition(".")[2]
         for adapter in all_adapters()

@@ -7,6 +7,6 @@ from . import llava_forks as _llava_forks  # noqa: F401  (importing a host's mod
 from . import tinyllava_host as _tinyllava  # noqa: F401
 from . import transformers_host as _transformers  # noqa: F401
 from . import vila_host as _vila  # noqa: F401
-from .probe_host import HOSTS, LoadedCheckpoint, LoadOptions, ProbeHost, load_checkpoint, register_host
+from .probe_host import HOSTS, LoadOptions, ProbeHost, load_checkpoint, register_host
 
-__all__ = ["HOSTS", "LoadOptions", "LoadedCheckpoint", "ProbeHost", "load_checkpoint", "register_host"]
+__all__ = ["HOSTS", "LoadOptions", "ProbeHost", "load_checkpoint", "register_host"]

@@ -17,31 +17,24 @@ LORA_FILE, LORA_REST, PROJECTOR_FILE = "adapter_config.json", "non_lora_trainabl
 _SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
 
 
-def is_lora(checkpoint: Path) -> bool:
-    """Return whether the folder holds LoRA weights."""
-    return (checkpoint / LORA_FILE).is_file()
+def has_weights(folder: Path) -> bool:
+    """Return whether the folder holds the weights of a whole model."""
+    return any(any(folder.glob(pattern)) for pattern in (_SAFE, _PICKLED))
 
 
-def is_partial(checkpoint: Path) -> bool:
-    """Return whether the folder holds only what was added to a language model."""
-    return is_lora(checkpoint) or ((checkpoint / PROJECTOR_FILE).is_file() and not has_weights(checkpoint))
+def kind_of_weights(folder: Path) -> str:
+    """Return what the folder holds: "LoRA" weights, a "whole" model, or only a "projector".
 
-
-def has_weights(checkpoint: Path) -> bool:
-    """Return whether the folder holds a model's weights."""
-    return any(any(checkpoint.glob(pattern)) for pattern in (_SAFE, _PICKLED))
-
-
-def check_weights(checkpoint: Path, base: Path | None) -> None:
-    """Raise ProbeError unless the folder, with its base, holds a whole model."""
-    if not is_partial(checkpoint):
-        if not has_weights(checkpoint):
-            raise ProbeError(f"{checkpoint} holds a configuration but no weights (*.safetensors or *.bin).")
-    elif base is None:
-        kind = "LoRA weights" if is_lora(checkpoint) else f"a projector ({PROJECTOR_FILE}, as stage 1 saves it)"
-        raise ProbeError(
-            f"{checkpoint} holds {kind} only. Name the language model that it was trained on: --base FOLDER."
-        )
+    Raises:
+        ProbeError: none of them.
+    """
+    if (folder / LORA_FILE).is_file():
+        return "LoRA"
+    if has_weights(folder):
+        return "whole"
+    if (folder / PROJECTOR_FILE).is_file():
+        return "projector"
+    raise ProbeError(f"{folder} holds a configuration but no weights (*.safetensors or *.bin).")
 
 
 def pretrained_options(options: LoadOptions) -> dict[str, Any]:
@@ -55,12 +48,17 @@ def pretrained_options(options: LoadOptions) -> dict[str, Any]:
     return how
 
 
-def from_base(cls: Any, checkpoint: Path, base: Path, how: dict[str, Any]) -> Any:
-    """Return the base with what the checkpoint adds to it, combined as LLaVA's own loader does.
+def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: dict[str, Any]) -> Any:
+    """Return the base with the checkpoint's "LoRA" or "projector" added, as LLaVA's own loader does.
 
     Raises:
-        ProbeError: the two do not fit.
+        ProbeError: there is no base, or the two do not fit.
     """
+    if base is None:
+        kind = "LoRA weights" if weights == "LoRA" else f"a projector ({PROJECTOR_FILE}, as stage 1 saves it)"
+        raise ProbeError(
+            f"{checkpoint} holds {kind} only. Name the language model that it was trained on: --base FOLDER."
+        )
     config = cls.config_class.from_pretrained(checkpoint)
     if getattr(config, "mm_use_im_start_end", False) or getattr(config, "mm_use_im_patch_token", False):
         raise ProbeError(
@@ -70,7 +68,7 @@ def from_base(cls: Any, checkpoint: Path, base: Path, how: dict[str, Any]) -> An
     if "attn_implementation" in how:  # transformers 4.37 ignores it where it is given a configuration
         config._attn_implementation = how["attn_implementation"]
     model = cls.from_pretrained(base, config=config, **how)
-    file = checkpoint / (LORA_REST if is_lora(checkpoint) else PROJECTOR_FILE)
+    file = checkpoint / (LORA_REST if weights == "LoRA" else PROJECTOR_FILE)
     if not file.is_file():
         raise ProbeError(f"{checkpoint} holds LoRA weights, but no {file.name} (the projector) beside them.")
     added = torch.load(file, map_location="cpu", weights_only=True)
@@ -78,7 +76,7 @@ def from_base(cls: Any, checkpoint: Path, base: Path, how: dict[str, Any]) -> An
     unexpected = model.load_state_dict(added, strict=False).unexpected_keys
     if unexpected:
         raise ProbeError(f"{file} does not fit {base}: the model has no {unexpected[0]}.")
-    if is_lora(checkpoint):
+    if weights == "LoRA":
         from peft.peft_model import PeftModel
 
         model = PeftModel.from_pretrained(model, checkpoint).merge_and_unload()

@@ -14,22 +14,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....errors import ProbeError
 from ..conversation_samples import IMAGE_MARK, Turn, llava_messages
-from .checkpoint_weights import (
-    check_weights,
-    from_base,
-    is_lora,
-    is_partial,
-    prepare_experts,
-    pretrained_options,
-    quietly,
-    saved_tower,
-)
-from .placeholder_checkpoint import PlaceholderCheckpoint
-from .probe_host import LoadOptions, RepositoryHost
+from .checkpoint_weights import from_base, kind_of_weights, prepare_experts, pretrained_options, quietly, saved_tower
+from .probe_host import LoadOptions
+from .repository_host import RepositoryHost
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,8 +47,8 @@ class Kind(NamedTuple):
     end_id: int | None = None
 
     @property
-    def file(self) -> str:
-        return f"model/language_model/{self.path.partition('.')[0]}.py"
+    def module(self) -> str:
+        return f"model.language_model.{self.path.partition('.')[0]}"
 
     @property
     def class_name(self) -> str:
@@ -65,7 +56,7 @@ class Kind(NamedTuple):
 
 
 class LlavaFork(RepositoryHost):
-    """A data sheet. Loads whole checkpoints; with a base, also LoRA checkpoints and the projector of stage 1."""
+    """Whole checkpoints; with a base, also LoRA checkpoints and the projector that stage 1 saves."""
 
     #: Its classes, by the ``model_type`` of their configuration.
     kinds: ClassVar[Mapping[str, Kind]]
@@ -84,62 +75,59 @@ class LlavaFork(RepositoryHost):
     #: Losses of the host's own that its forward computes with or without labels (VIRAL).
     own_losses: ClassVar[tuple[str, ...]] = ()
 
-    def claims(self, config: dict[str, Any]) -> bool:
-        return self.kind(config) is not None and bool(config.get(f"mm_{self.tower}"))
-
-    def known(self) -> list[str]:
-        return sorted({kind.class_name for kind in self.kinds.values()})
-
-    def kind(self, config: dict[str, Any]) -> Kind | None:
-        """Return the class that config.json names, or that of its model type if it names another (stage 1)."""
-        named = [str(name) for name in config.get("architectures") or []]
-        by_name = [kind for kind in self.kinds.values() if kind.class_name in named]
-        by_type = self.kinds.get(str(config.get("model_type")))
-        return by_type if by_type in by_name or not by_name else by_name[0]
-
-    def needed(self, config: dict[str, Any]) -> tuple[str, ...]:
-        kind = self.kind(config)
-        return self.holds if kind is None else (*self.holds, kind.file)
-
-    def missing(self, config: dict[str, Any]) -> str | None:
-        aspect = config.get("image_aspect_ratio") or "square"
-        if self.aspects is not None and aspect not in self.aspects:
-            return f"the checkpoint has image_aspect_ratio {aspect!r}, which {self.repository} does not know"
-        return super().missing(config)
-
-    def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> LlavaCheckpoint:
-        kind = self.kind(config)
-        if kind is None:
-            raise ProbeError(f"{checkpoint} is no checkpoint of {self.repository}.")
-        partial = is_partial(checkpoint)
-        wanted = options.template or (PLAIN if partial and not is_lora(checkpoint) else kind.template)
-        notes = {"template": self.check_template(wanted, list(self.module("conversation").conv_templates))}
-        check_weights(checkpoint, options.base)
-        cls = getattr(self.module(f"model.language_model.{kind.path.partition('.')[0]}"), kind.class_name)
+    def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
+        self.options, kind = options, self.kinds[self.kind_name(config)]
+        weights = kind_of_weights(folder)
+        wanted = options.template or (PLAIN if weights == "projector" else kind.template)
+        self.template = self.choose_template(wanted, list(self.module("conversation").conv_templates))
+        cls = getattr(self.module(kind.module), kind.class_name)
         how = pretrained_options(options)
         with quietly():
-            if partial and options.base is not None:
-                model, source = from_base(cls, checkpoint, options.base, how), options.base
-                notes |= {"base": str(options.base), "kind": "LoRA" if is_lora(checkpoint) else "projector"}
+            if weights == "whole":
+                self.model = cls.from_pretrained(folder, **how)
             else:
-                model, source = cls.from_pretrained(checkpoint, **how), checkpoint
-            tower = getattr(model, f"get_{self.tower}")()
-            if tower is None:
-                raise ProbeError(f"{checkpoint} names no vision tower (mm_{self.tower} in config.json).")
-            if not tower.is_loaded:
-                tower.load_model()
-                if weights := saved_tower(checkpoint, self.tower):
-                    tower.load_state_dict(weights)
-            tower.to(dtype=options.dtype)
-            tokenizer = self.load_tokenizer(source, kind)
+                self.model = from_base(cls, folder, weights, options.base, how)
+                self.notes |= {"base": str(options.base), "kind": weights}
+            self.vision: Any = getattr(self.model, f"get_{self.tower}")()
+            if not self.vision.is_loaded:
+                self.vision.load_model()
+                if state := saved_tower(folder, self.tower):
+                    self.vision.load_state_dict(state)
+            self.vision.to(dtype=options.dtype)
+            self.tokenizer = self.load_tokenizer(folder if weights == "whole" else options.base, kind)
         for name in self.own_losses:
-            if getattr(model, name, False):
-                setattr(model, name, False)
-        model.to(options.device).eval()
-        prepare_experts(model)
-        return LlavaCheckpoint(self, model, tokenizer, options, notes)
+            setattr(self.model, name, False)
+        self.model.to(options.device).eval()
+        prepare_experts(self.model)
+        self._forward = inspect.signature(self.model.forward).parameters
 
-    def load_tokenizer(self, source: Path, kind: Kind) -> Any:
+    @classmethod
+    def known(cls) -> list[str]:
+        return sorted({kind.class_name for kind in cls.kinds.values()})
+
+    @classmethod
+    def claims(cls, config: dict[str, Any]) -> bool:
+        return cls.kind_name(config) in cls.kinds and bool(config.get(f"mm_{cls.tower}"))
+
+    @classmethod
+    def kind_name(cls, config: dict[str, Any]) -> str:
+        """Return the kind of the class that config.json names; the model type if it names another (stage 1)."""
+        by_type, named = str(config.get("model_type")), config.get("architectures") or []
+        by_name = [name for name, kind in cls.kinds.items() if kind.class_name in named]
+        return by_type if by_type in by_name or not by_name else by_name[0]
+
+    @classmethod
+    def needed(cls, config: dict[str, Any]) -> tuple[str, ...]:
+        return (*cls.holds, f"{cls.kinds[cls.kind_name(config)].module.replace('.', '/')}.py")
+
+    @classmethod
+    def missing(cls, config: dict[str, Any]) -> str | None:
+        aspect = config.get("image_aspect_ratio") or "square"
+        if cls.aspects is not None and aspect not in cls.aspects:
+            return f"the checkpoint has image_aspect_ratio {aspect!r}, which {cls.repository} does not know"
+        return super().missing(config)
+
+    def load_tokenizer(self, source: Path | None, kind: Kind) -> Any:
         """Return the tokenizer as training has it."""
         from transformers import AutoTokenizer
 
@@ -153,23 +141,11 @@ class LlavaFork(RepositoryHost):
             tokenizer.pad_token = tokenizer.unk_token
         return tokenizer
 
-
-class LlavaCheckpoint(PlaceholderCheckpoint):
-    """A loaded checkpoint of such a repository."""
-
-    def __init__(
-        self, host: LlavaFork, model: nn.Module, tokenizer: Any, options: LoadOptions, notes: dict[str, str]
-    ) -> None:
-        super().__init__(model, tokenizer, options, notes)
-        self.host, self.template = host, notes["template"]
-        self.tower: Any = getattr(model, f"get_{host.tower}")()
-        self._forward = inspect.signature(model.forward).parameters
-
     def run(self, batch: dict[str, Any]) -> Any:
-        if not self.host.merges_first:
+        if not self.merges_first:
             return super().run(batch)
         batch = self.own_copy(batch)
-        merge: Any = self.model.prepare_inputs_labels_for_multimodal
+        merge = self.model.prepare_inputs_labels_for_multimodal
         wanted = {name: batch.get(name) for name in inspect.signature(merge).parameters}
         _, positions, mask, _, embeds, _ = merge(**wanted)
         return self.model.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, return_dict=True)
@@ -178,7 +154,7 @@ class LlavaCheckpoint(PlaceholderCheckpoint):
         if self.template == PLAIN and len(turns) != 1:
             raise ProbeError("LLaVA's template 'plain' takes one question and one answer; choose another --template.")
         with self._conversation():
-            parts = self._training().preprocess([self._messages(turns)], self.tokenizer, has_image=True)
+            parts = self.module(self.training).preprocess([self._messages(turns)], self.tokenizer, has_image=True)
         return {"input_ids": parts["input_ids"][0], "labels": parts["labels"][0], "image": image}
 
     def ask(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
@@ -187,13 +163,13 @@ class LlavaCheckpoint(PlaceholderCheckpoint):
                 conversation.append_message(conversation.roles[part["from"] == "gpt"], part["value"])
             conversation.append_message(conversation.roles[1], None)
             text = IMAGE_MARK if self.template == PLAIN else conversation.get_prompt()
-        tokenize = self.host.module(self.host.utilities).tokenizer_image_token
+        tokenize = self.module(self.utilities).tokenizer_image_token
         return {"input_ids": tokenize(text, self.tokenizer, return_tensors="pt"), "image": image}
 
     def pictures(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
         images = [item["image"] for item in encoded]
-        process = self.host.module(self.host.utilities).process_images
-        pixels = process(images, self.tower.image_processor, self.model.config)
+        process = self.module(self.utilities).process_images
+        pixels = process(images, self.vision.image_processor, self.model.config)
         moved: Any = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
         if isinstance(pixels, Tensor) and "modalities" not in self._forward:
             moved = torch.stack(moved)  # LLaVA-NeXT's training passes a list, whatever the shapes
@@ -210,35 +186,30 @@ class LlavaCheckpoint(PlaceholderCheckpoint):
 
     def generate(self, ids: Tensor, pictures: dict[str, Any], **options: Any) -> Tensor:
         output = super().generate(ids.clone(), pictures, **options)
-        if "images" not in inspect.signature(self.model.generate).parameters:  # type: ignore[arg-type]
+        if "images" not in inspect.signature(self.model.generate).parameters:
             return output[ids.shape[1] :]  # transformers' own returns the prompt, too
         # A host's own merges first and returns what is new: up to transformers 4.37 with BOS in front.
         begin = self.tokenizer.bos_token_id
         return output[1:] if begin is not None and output[:1].tolist() == [begin] else output
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
-        images = batch["images"]
-        if isinstance(images, Tensor) and images.ndim == 4:
-            features: Tensor = self.tower(images)  # (B, P, d_vision)
-            return features.float().mean(dim=1)
-        # one image (3, H, W), or anyres: several crops (C, 3, H, W) an image
-        crops = [image if image.ndim == 4 else image[None] for image in images]
-        return torch.stack([self.tower(crop).float().mean(dim=(0, 1)) for crop in crops])
-
-    def _training(self) -> Any:
-        return self.host.module(self.host.training)
+        # an image is (3, H, W), or with anyres several crops (C, 3, H, W)
+        crops = [image if image.ndim == 4 else image[None] for image in batch["images"]]
+        return torch.stack([self.vision(crop).float().mean(dim=(0, 1)) for crop in crops])
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         """Return the turns in LLaVA's form, the image mark where training puts it. The template has to be set."""
         start_end = getattr(self.model.config, "mm_use_im_start_end", False)
         how = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=start_end, num_frames=8)  # frames of a video
-        messages: list[dict[str, str]] = self._training().preprocess_multimodal([llava_messages(turns)], how)[0]
+        messages: list[dict[str, str]] = self.module(self.training).preprocess_multimodal([llava_messages(turns)], how)[
+            0
+        ]
         return messages
 
     @contextmanager
     def _conversation(self) -> Iterator[Any]:
         """Set the template, which these functions read from a global of a module. Yields a fresh conversation."""
-        module = self.host.module("conversation")
+        module = self.module("conversation")
         before = module.default_conversation
         module.default_conversation = module.conv_templates[self.template]
         try:

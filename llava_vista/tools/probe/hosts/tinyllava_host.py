@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ....errors import ProbeError
 from ..conversation_samples import Turn, llava_messages
-from .checkpoint_weights import has_weights, is_lora, quietly
-from .placeholder_checkpoint import PlaceholderCheckpoint
-from .probe_host import LoadOptions, RepositoryHost, register_host
+from .checkpoint_weights import LORA_FILE, has_weights, quietly
+from .probe_host import LoadOptions, register_host
+from .repository_host import RepositoryHost
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,43 +35,31 @@ class TinyLlavaHost(RepositoryHost):
     package = "tinyllava"
     holds = ("model/modeling_tinyllava.py",)
 
-    def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> TinyLlavaCheckpoint:
-        host = self.module("model")
-        templates = self.module("data.template").TEMPlATE_FACTORY
-        is_whole = has_weights(checkpoint)
-        if is_lora(checkpoint):
-            raise ProbeError(f"{checkpoint} holds LoRA weights of TinyLLaVA; merge them into their base first.")
-        if not is_whole and not all((checkpoint / name / _PART_FILE).is_file() for name in _PARTS):
-            raise ProbeError(
-                f"{checkpoint} holds neither a whole model (*.safetensors) nor one in parts "
-                f"({', '.join(f'{name}/{_PART_FILE}' for name in _PARTS)})."
-            )
-        settings = host.TinyLlavaConfig.from_pretrained(checkpoint)
+    def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
+        self.options = options
+        host, templates = self.module("model"), self.module("data.template").TEMPlATE_FACTORY
+        is_whole = has_weights(folder)
+        if (folder / LORA_FILE).is_file():
+            raise ProbeError(f"{folder} holds LoRA weights of TinyLLaVA; merge them into their base first.")
+        if not is_whole and not all((folder / name / _PART_FILE).is_file() for name in _PARTS):
+            parts = ", ".join(f"{name}/{_PART_FILE}" for name in _PARTS)
+            raise ProbeError(f"{folder} holds neither a whole model (*.safetensors) nor one in parts ({parts}).")
+        settings = host.TinyLlavaConfig.from_pretrained(folder)
         # attention that returns its weights, in every part that the model makes from its configuration
         settings.text_config._attn_implementation = "eager"
-        template = self.check_template(
-            options.template or _TEMPLATES.get(settings.text_config.model_type), list(templates)
-        )
+        wanted = options.template or _TEMPLATES.get(settings.text_config.model_type)
+        template = self.choose_template(wanted, list(templates))
         cls = host.TinyLlavaForConditionalGeneration
         with quietly():
             if is_whole:
-                model = cls.from_pretrained(checkpoint, config=settings, attn_implementation="eager")
+                self.model = cls.from_pretrained(folder, config=settings, attn_implementation="eager")
             else:
-                model = _from_parts(cls(settings), checkpoint)
-        model.to(device=options.device, dtype=options.dtype).eval()
-        return TinyLlavaCheckpoint(model, model.tokenizer, options, {"template": template})
-
-
-class TinyLlavaCheckpoint(PlaceholderCheckpoint):
-    """A loaded checkpoint."""
-
-    def __init__(self, model: Any, tokenizer: Any, options: LoadOptions, notes: dict[str, str]) -> None:
-        super().__init__(model, tokenizer, options, notes)
-        from tinyllava.data.image_preprocess import ImagePreprocess
-        from tinyllava.data.text_preprocess import TextPreprocess
-
-        self._tokenize: Any = TextPreprocess(tokenizer, notes["template"])
-        self._process: Any = ImagePreprocess(model.vision_tower._image_processor, model.config)
+                self.model = _from_parts(cls(settings), folder)
+        self.model.to(device=options.device, dtype=options.dtype).eval()
+        self.tokenizer = self.model.tokenizer
+        self._tokenize = self.module("data.text_preprocess").TextPreprocess(self.tokenizer, template)
+        processor = self.model.vision_tower._image_processor
+        self._process = self.module("data.image_preprocess").ImagePreprocess(processor, self.model.config)
 
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
         return {**self._tokenize(llava_messages(turns), mode="train"), "image": image}
@@ -89,8 +77,8 @@ class TinyLlavaCheckpoint(PlaceholderCheckpoint):
         return [text for text in self._tokenize.template.separator.apply()[1:] if text]
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
-        config: Any = self.model.config
-        features: Tensor = self.model.vision_tower(  # type: ignore[operator]
+        config = self.model.config
+        features: Tensor = self.model.vision_tower(
             batch["images"],
             vision_feature_layer=config.vision_feature_layer,
             vision_feature_select_strategy=config.vision_feature_select_strategy,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....adapters import all_adapters
 from ....errors import ProbeError
 from ..conversation_samples import IMAGE_MARK, Turn
-from .probe_host import LoadedCheckpoint, LoadOptions, ProbeHost, register_host
+from .probe_host import LoadOptions, ProbeHost, register_host
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,17 +32,13 @@ _IGNORE = -100
 class TransformersHost(ProbeHost):
     """Every class of transformers that an adapter knows by name."""
 
-    def known(self) -> list[str]:
-        names = {name for adapter in all_adapters() for name in adapter.classes if name.startswith(_PACKAGE)}
-        return sorted(name.rpartition(".")[2] for name in names)
-
-    def load(self, checkpoint: Path, config: dict[str, Any], options: LoadOptions) -> TransformersCheckpoint:
+    def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
         import transformers
 
         loader: Any = getattr(transformers, "AutoModelForImageTextToText", None)
         if loader is None:
             raise ProbeError(
-                f"{checkpoint} needs a newer transformers: AutoModelForImageTextToText is missing in "
+                f"{folder} needs a newer transformers: AutoModelForImageTextToText is missing in "
                 f"{transformers.__version__} (it came with 4.46)."
             )
         if options.template or options.base:
@@ -50,21 +46,19 @@ class TransformersHost(ProbeHost):
                 "--template and --base are for LLaVA's own checkpoints; one of transformers has its own chat template, "
                 "and has to be whole (merge an adapter into its base first)."
             )
-        processor: Any = transformers.AutoProcessor.from_pretrained(checkpoint)
-        if not getattr(processor, "chat_template", None):
-            raise ProbeError(f"{checkpoint} has no chat template, so the model cannot be asked. Save one with it.")
-        model = loader.from_pretrained(checkpoint, attn_implementation="eager")
-        return TransformersCheckpoint(model.to(device=options.device, dtype=options.dtype).eval(), processor, options)
-
-
-class TransformersCheckpoint(LoadedCheckpoint):
-    """A loaded model of transformers' own."""
-
-    def __init__(self, model: nn.Module, processor: Any, options: LoadOptions) -> None:
-        self.model, self.processor, self.options = model, processor, options
-        self.tokenizer: Any = processor.tokenizer
+        self.options, self.notes = options, {"template": "the checkpoint's chat template"}
+        self.processor: Any = transformers.AutoProcessor.from_pretrained(folder)
+        if not getattr(self.processor, "chat_template", None):
+            raise ProbeError(f"{folder} has no chat template, so the model cannot be asked. Save one with it.")
+        self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "right"
-        self.notes = {"template": "the checkpoint's chat template"}
+        self.model = loader.from_pretrained(folder, attn_implementation="eager")
+        self.model.to(device=options.device, dtype=options.dtype).eval()
+
+    @classmethod
+    def known(cls) -> list[str]:
+        names = {name for adapter in all_adapters() for name in adapter.classes if name.startswith(_PACKAGE)}
+        return sorted(name.rpartition(".")[2] for name in names)
 
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
         messages = _chat_messages(turns)
@@ -98,10 +92,10 @@ class TransformersCheckpoint(LoadedCheckpoint):
     def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:
         batch = self._process([self._text(_chat_messages(turns)[:-1], ask=True)], [image])
         with torch.inference_mode():
-            output = self.model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)  # type: ignore[operator]
+            output = self.model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
         new = output[0, batch["input_ids"].shape[1] :]
         text: str = self.tokenizer.decode(new, skip_special_tokens=True).strip()
-        ends = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        ends = self.model.generation_config.eos_token_id
         return text, len(new) > 0 and int(new[-1]) not in (ends if isinstance(ends, list) else [ends])
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
