@@ -21,7 +21,7 @@ from world import USUAL
 from llava_vista.tools.demo.scenes import COLORS
 from llava_vista.tools.demo.text_pretraining import tokenize
 from llava_vista.tools.probe.bootstrap import Bootstrap, slope_sums, stack
-from llava_vista.tools.probe.forward_trace import Tracer, tracing
+from llava_vista.tools.probe.forward_trace import Tracer
 from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
 BATCH = 50
@@ -128,7 +128,7 @@ def measure(model: nn.Module, setup: Setup, split: str) -> dict[str, Any]:
     encoder = Encoder(setup.tokenizer)
     model.eval()
     found: dict[str, Any] = {}
-    with tracing(model) as tracer:
+    with Tracer(model) as tracer:
         for kind in ("breaking", "plain"):
             name = f"{split}/{kind}"
             found[kind] = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from llava_vista import VistaConfig, attach
 from llava_vista.cli import main as command
 from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
-from llava_vista.tools.probe.forward_trace import Trace, Tracer, tracing
+from llava_vista.tools.probe.forward_trace import Trace, Tracer
 from llava_vista.tools.probe.hosts import LoadOptions, ProbeHost, load_checkpoint
 from llava_vista.tools.probe.measures.alignment_curves import align
 from llava_vista.tools.probe.measures.visual_information import answer_log_probs
@@ -102,7 +102,7 @@ def check_generation(subject: Any, sample: Sample) -> str:
     )  # fmt: skip
     labels = torch.cat([torch.full_like(prompt, -100), new])
     batch = subject.collate([{**asked, "input_ids": torch.cat([prompt, new]), "labels": labels}])
-    with tracing(subject.model, subject.run) as tracer:
+    with Tracer(subject.model, subject.run) as tracer:
         seen = tracer.trace(batch)
     at = seen.layout.answer[0].nonzero().squeeze(1)  # type: ignore[index]
     logits = seen.logits[0, at - 1]
@@ -165,7 +165,7 @@ def check_information(subject: ProbeHost, encoded: Sequence[dict[str, Any]], nam
     batch = subject.collate(encoded)
     if bool(batch["attention_mask"].all()):
         raise Failed("the batch is not ragged, so padding cannot be checked")
-    with tracing(subject.model, subject.run) as tracer:
+    with Tracer(subject.model, subject.run) as tracer:
         seen, again = scores(tracer, batch, names), scores(tracer, batch, names)
         if difference(seen, again) != 0:
             raise Failed(f"the same image twice gives {difference(seen, again)} nats of information")

@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from ...errors import ProbeError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 IMAGE_MARK = "<image>"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
@@ -65,17 +64,15 @@ class Samples:
     own_answers: bool = False
 
 
-def open_image(path: Path) -> Image:
+def open_image(path: Path) -> Image.Image:
     """Return the image as RGB.
 
     Raises:
         ProbeError: the file is not an image.
     """
-    from PIL import Image as images
-
     try:
-        with images.open(path) as image:
-            picture: Image = image.convert("RGB")
+        with Image.open(path) as image:
+            picture: Image.Image = image.convert("RGB")
             return picture
     except OSError as error:  # UnidentifiedImageError is one
         raise ProbeError(f"{path} cannot be read as an image: {error}.") from error

@@ -7,8 +7,8 @@ L, L) is held. B batch, L merged length, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,14 @@ class Trace:
 
 
 class Tracer:
-    """Runs batches through an observed model. Use `tracing`, which removes the hooks afterwards."""
+    """Runs batches through an observed model: ``with Tracer(model) as tracer``. Afterwards the model is as it was.
+
+    Args:
+        run: one forward on a batch, where that is not ``model(**batch)``.
+
+    Raises:
+        UnsupportedModelError, LayoutError: as `Observer`.
+    """
 
     def __init__(self, model: nn.Module, run: Callable[[dict[str, Any]], Any] | None = None) -> None:
         self.model = model
@@ -50,6 +57,12 @@ class Tracer:
         self.observer = Observer(model, self._recorder)
         self.decoder = self.observer.decoder
 
+    def __enter__(self) -> Tracer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.observer.remove()
+
     @torch.no_grad()
     def trace(
         self, batch: Mapping[str, Any], *, blind: bool = False, attention: bool = False, states: bool = False
@@ -57,7 +70,7 @@ class Tracer:
         """Run one batch.
 
         Args:
-            batch: as `LoadedCheckpoint.collate` makes it, with ``labels``.
+            batch: as `ProbeHost.collate` makes it, with ``labels``.
             blind: mask the image positions out of attention. Every position keeps its position id.
             attention: also reduce the attention weights; the model must have eager attention.
             states: also average the hidden states at image positions.
@@ -81,6 +94,9 @@ class Tracer:
                 means.append(self._image_mean(kwargs["inputs_embeds"]))
             return (), kwargs
 
+        def keep_mean(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            means.append(self._image_mean(output))
+
         def reduce_attention(module: nn.Module, args: tuple[Any, ...], output: Any) -> tuple[Any, ...]:
             masses.append(self._image_mass(module, output))
             return (output[0], None, *output[2:])  # nothing else keeps (B, heads, L, L)
@@ -93,9 +109,7 @@ class Tracer:
                 undo.enter_context(self.decoder.register_forward_pre_hook(change_input, with_kwargs=True))
             for layer in decoder_layers(self.decoder) if attention or states else []:
                 if states:
-                    undo.enter_context(
-                        layer.register_forward_hook(lambda module, args, output: means.append(self._image_mean(output)))
-                    )
+                    undo.enter_context(layer.register_forward_hook(keep_mean))
                 if attention:
                     undo.enter_context(_attention_in(layer).register_forward_hook(reduce_attention))
             output = self._run(dict(batch))
@@ -137,11 +151,7 @@ class Tracer:
 
 
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
-    """Return the decoder's layers, in order.
-
-    Raises:
-        UnsupportedModelError: it has no list of layers.
-    """
+    """Return the decoder's layers, in order, or raise UnsupportedModelError when it has no list of them."""
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     if not stacks:
         raise UnsupportedModelError(
@@ -152,38 +162,20 @@ def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
 
 
 def _attention_in(layer: nn.Module) -> nn.Module:
-    for module in layer.modules():
-        if type(module).__name__.endswith("Attention"):
-            return module
-    raise UnsupportedModelError(
-        f"{type(layer).__name__} has no module whose class name ends in 'Attention'. Leave the measure out with "
-        "--measures."
-    )
-
-
-@contextmanager
-def tracing(model: nn.Module, run: Callable[[dict[str, Any]], Any] | None = None) -> Iterator[Tracer]:
-    """Give a `Tracer` of the model; afterwards the model is as it was.
-
-    Args:
-        run: one forward on a batch, where that is not ``model(**batch)``.
-
-    Raises:
-        UnsupportedModelError, LayoutError: as `Observer`.
-    """
-    tracer = Tracer(model, run)
-    try:
-        yield tracer
-    finally:
-        tracer.observer.remove()
+    found = next((module for module in layer.modules() if type(module).__name__.endswith("Attention")), None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no module whose class name ends in 'Attention'. Leave the measure out with "
+            "--measures."
+        )
+    return found
 
 
 def mask_image(mask: Any, image: Tensor) -> Any:
-    """Return a copy of the decoder's attention mask in which the image positions are masked out.
+    """Return a copy of the decoder's attention mask in which the image positions (B, L) are masked out.
 
     Args:
         mask: None, (B, L) of ones and zeros, (B, 1 or heads, L, L) boolean or additive, or a dict of such.
-        image: (B, L) bool.
 
     Raises:
         ProbeError: a mask of another form.

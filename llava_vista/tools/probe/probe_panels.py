@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..kit.plots import curve_style, new_figure, save
 from .probe_table import interval
@@ -31,9 +31,9 @@ def draw(record: dict[str, Any], paths: Sequence[Path]) -> None:
         mosaic: list[Any] = [["head"] * 6, *rows]
         axes = figure.subplot_mosaic(mosaic, height_ratios=[head, *[_ROW_INCHES] * len(rows)])
         _draw_legend(axes.pop("head"), labels, columns)
-        draw_panel = {name: panel for panels in PANELS.values() for name, panel in panels.items()}
-        for name, axis in axes.items():
-            draw_panel[name](axis, items)
+        for panels in PANELS.values():
+            for name in panels.keys() & axes:
+                _draw_panel(axes[name], panels[name], items)
         save(figure, paths)
 
 
@@ -63,7 +63,7 @@ def _draw_legend(axis: Any, labels: Sequence[str], columns: int) -> None:
     legend.set_in_layout(False)  # it may be wider than its axes, which must not make the panels narrower
 
 
-def _draw_line(axis: Any, index: int, curve: dict[str, Any], label: str | None = None, factor: float = 1.0) -> None:
+def _draw_line(axis: Any, index: int, curve: dict[str, Any], factor: float) -> None:
     """Draw a curve with its band, where enough samples reach."""
     most = max(curve["n"], default=0)
     enough = min(max(2, REACHED * most), most)
@@ -76,7 +76,7 @@ def _draw_line(axis: Any, index: int, curve: dict[str, Any], label: str | None =
     style, every = curve_style(index, marker=True), max(1, len(x) // 12)
     axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     marks = ((index * every // 3) % every, every)  # markers of several curves do not cover each other
-    axis.plot(x, mean, label=label, linewidth=1.6, markersize=4.5, markevery=marks, **style)
+    axis.plot(x, mean, linewidth=1.6, markersize=4.5, markevery=marks, **style)
 
 
 def _bounds(value: float, low: float | None, high: float | None) -> tuple[float, float, float]:
@@ -84,37 +84,49 @@ def _bounds(value: float, low: float | None, high: float | None) -> tuple[float,
     return value, value if low is None else low, value if high is None else high
 
 
-def _label(axis: Any, title: str, xlabel: str, ylabel: str) -> None:
-    """Label a panel over positions or layers, which are whole numbers."""
+class Panel(NamedTuple):
+    """One panel: a curve of each checkpoint over positions or layers, and what else is drawn.
+
+    Attributes:
+        curve: finds the curve in a checkpoint's record.
+        finish: draws the rest, given the axis and all records.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str = ""
+    curve: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    factor: float = 1.0
+    finish: Callable[[Any, Items], None] = lambda axis, items: None
+
+
+def _draw_panel(axis: Any, panel: Panel, items: Items) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    if panel.curve is not None:
+        for index, item in enumerate(items):
+            _draw_line(axis, index, panel.curve(item), panel.factor)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.finish(axis, items)
 
 
-def _draw_information(axis: Any, items: Items) -> None:
-    for index, item in enumerate(items):
-        part = item["information"]
-        slope = interval(part["slope"], digits=2, factor=100)
-        _draw_line(axis, index, part["curve"], f"slope {slope} nats per 100 positions")
+def _finish_information(axis: Any, items: Items) -> None:
     axis.axhline(0, color="black", linewidth=0.8)
-    _label(
-        axis,
-        "Visual information by answer position: log p(y | image) - log p(y | no image)\n"
-        f"no image = {items[0]['information']['no_image']}",
-        f"answer token t (band: 95%, samples resampled; where ≥ {REACHED:.0%} of the samples reach)",
-        "visual information (nats per token)",
-    )
+    axis.set_title(f"{axis.get_title()}\nno image = {items[0]['information']['no_image']}")
     bottom, top = axis.get_ylim()
     lines = -(-len(items) // 2)
     axis.set_ylim(bottom, top + (top - bottom) * 0.09 * lines)  # the legend has room above the curves
+    for index, item in enumerate(items):
+        slope = interval(item["information"]["slope"], digits=2, factor=100)
+        axis.plot([], [], label=f"slope {slope} nats per 100 positions", **curve_style(index, marker=True))
     axis.legend(loc="upper center", ncol=2, fontsize=9, handlelength=3.5)
 
 
 _MEANS = {"mean": "all answer\ntokens", "mean_on_visual_words": "marked\nvisual", "mean_on_other_words": "others"}
 
 
-def _draw_means(axis: Any, items: Items) -> None:
+def _finish_means(axis: Any, items: Items) -> None:
     kinds = [kind for kind in _MEANS if any(item["information"][kind] for item in items)]
     for row, kind in enumerate(kinds):
         for index, item in enumerate(items):
@@ -123,75 +135,84 @@ def _draw_means(axis: Any, items: Items) -> None:
                 continue
             value, low, high = _bounds(*(estimate[name] for name in ("value", "low", "high")))
             at = -row + 0.5 * ((len(items) - 1) / 2 - index) / max(1, len(items) - 1)
-            style = curve_style(index, marker=True)
-            del style["linestyle"]
+            style = {**curve_style(index, marker=True), "linestyle": "none"}
             # percentile bounds need not enclose the value where they are close to it
             error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-            axis.errorbar([value], [at], xerr=error, markersize=6, capsize=4, linewidth=1.6, **style)
+            axis.errorbar([value], [at], xerr=error, markersize=6, capsize=4, elinewidth=1.6, **style)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks([-row for row in range(len(kinds))], [_MEANS[kind] for kind in kinds])
     axis.set_ylim(-len(kinds) + 0.4, 0.6)
-    axis.set(title="Mean visual information", xlabel="nats per token (bars: 95%)")
 
 
-def _attention_panel(name: str, title: str, xlabel: str) -> Callable[[Any, Items], None]:
-    def panel(axis: Any, items: Items) -> None:
-        for index, item in enumerate(items):
-            _draw_line(axis, index, item["attention"][name]["total"], factor=100)
-        _label(axis, title, xlabel, "% of attention")
-        axis.set_ylim(bottom=0)
-        sizes = {item["attention"]["image_tokens"][bound] for item in items for bound in ("min", "max")}
-        if len(sizes) == 1:  # a second scale, where all images have the same number of tokens
-            size = sizes.pop()
-            second = axis.secondary_yaxis("right", functions=(lambda y: y / size, lambda y: y * size))
-            second.set_ylabel(f"% per image token (of {size})", labelpad=8)
-
-    return panel
+def _finish_attention(axis: Any, items: Items) -> None:
+    axis.set_ylim(bottom=0)
+    sizes = {item["attention"]["image_tokens"][bound] for item in items for bound in ("min", "max")}
+    if len(sizes) == 1:  # a second scale, where all images have the same number of tokens
+        size = sizes.pop()
+        second = axis.secondary_yaxis("right", functions=(lambda y: y / size, lambda y: y * size))
+        second.set_ylabel(f"% per image token (of {size})", labelpad=8)
 
 
-def _draw_neighbours(axis: Any, items: Items) -> None:
-    for index, item in enumerate(items):
-        points = item["neighbours"]["by_depth"]
-        keys = {"mean": "value", "low": "low", "high": "high", "n": "n"}
-        curve = {key: [point[name] for point in points] for key, name in keys.items()}
-        _draw_line(axis, index, {**curve, "x": item["neighbours"]["depth"][: len(points)]})
-    measured = [item["neighbours"] for item in items if item["neighbours"]["by_depth"]]
-    title = "Neighbourhood agreement: too few images"
-    if measured:
+def _neighbours_curve(item: dict[str, Any]) -> dict[str, Any]:
+    points, depth = item["neighbours"]["by_depth"], item["neighbours"]["depth"]
+    keys = {"mean": "value", "low": "low", "high": "high", "n": "n"}
+    return {"x": depth[: len(points)], **{key: [point[name] for point in points] for key, name in keys.items()}}
+
+
+def _finish_neighbours(axis: Any, items: Items) -> None:
+    axis.set_title("Neighbourhood agreement: too few images")
+    if measured := [item["neighbours"] for item in items if item["neighbours"]["by_depth"]]:
         longest = max(measured, key=lambda part: max(part["depth"]))
         bounds = [[point["null"][bound] for point in longest["by_depth"]] for bound in ("low", "high")]
         axis.fill_between(longest["depth"], *bounds, color="0.5", alpha=0.35, hatch="////", label="by chance, 95%")
         axis.legend(fontsize=9)
-        title = f"Neighbours shared with vision tower\nmutual {longest['k']}-NN of {longest['images']} images"
-    _label(axis, title, "after decoder layer (0: its input)", "share of neighbours in common")
+        kind = f"mutual {longest['k']}-NN of {longest['images']} images"
+        axis.set_title(f"Neighbours shared with vision tower\n{kind}")
     axis.set_ylim(bottom=0)
-
-
-def _alignment_panel(name: str, title: str, ylabel: str) -> Callable[[Any, Items], None]:
-    def panel(axis: Any, items: Items) -> None:
-        for index, item in enumerate(items):
-            _draw_line(axis, index, item["alignment"][name]["curve"])
-        _label(axis, title, "text token t", ylabel)
-
-    return panel
 
 
 _TARGET = "VISTA's training target, not evidence"
 #: The panels of each measure by name.
-PANELS: dict[str, dict[str, Callable[[Any, Items], None]]] = {
-    "information": {"curve": _draw_information, "means": _draw_means},
-    "attention": {
-        "by_layer": _attention_panel(
-            "by_layer", "Attention on the image by layer", "decoder layer (mean over text after the image)"
+PANELS: dict[str, dict[str, Panel]] = {
+    "information": {
+        "curve": Panel(
+            "Visual information by answer position: log p(y | image) - log p(y | no image)",
+            f"answer token t (band: 95%, samples resampled; where ≥ {REACHED:.0%} of the samples reach)",
+            "visual information (nats per token)",
+            lambda item: item["information"]["curve"],
+            finish=_finish_information,
         ),
-        "by_position": _attention_panel(
-            "by_position", "Attention on the image by text position", "text token t (mean over layers)"
-        ),
+        "means": Panel("Mean visual information", "nats per token (bars: 95%)", finish=_finish_means),
     },
-    "neighbours": {"neighbours": _draw_neighbours},
+    "attention": {
+        name: Panel(
+            f"Attention on the image by {what}",
+            over,
+            "% of attention",
+            lambda item, name=name: item["attention"][name]["total"],  # type: ignore[misc]
+            100,
+            _finish_attention,
+        )
+        for name, what, over in (
+            ("by_layer", "layer", "decoder layer (mean over text after the image)"),
+            ("by_position", "text position", "text token t (mean over layers)"),
+        )
+    },
+    "neighbours": {
+        "neighbours": Panel(
+            "",
+            "after decoder layer (0: its input)",
+            "share of neighbours in common",
+            _neighbours_curve,
+            finish=_finish_neighbours,
+        )
+    },
     "alignment": {
-        "cosine": _alignment_panel("cosine", f"Alignment, cosine\n({_TARGET})", "cos(S$_n$, x$_t$)"),
-        "l2": _alignment_panel("l2", f"Alignment, l2\n({_TARGET})", "$-$mean (S$_n$ $-$ x$_t$)$^2$"),
-        "weight": _alignment_panel("weight", "Weight that VISTA puts there\n(t/m)/m, mean over samples", "weight"),
+        name: Panel(title, "text token t", unit, lambda item, name=name: item["alignment"][name]["curve"])  # type: ignore[misc]
+        for name, title, unit in (
+            ("cosine", f"Alignment, cosine\n({_TARGET})", "cos(S$_n$, x$_t$)"),
+            ("l2", f"Alignment, l2\n({_TARGET})", "$-$mean (S$_n$ $-$ x$_t$)$^2$"),
+            ("weight", "Weight that VISTA puts there\n(t/m)/m, mean over samples", "weight"),
+        )
     },
 }

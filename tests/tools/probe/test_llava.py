@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +17,12 @@ from probe_site import OPTIONS, Site, run
 from llava_vista import VistaConfig, attach, vista_loss
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.checkpoint_probe import exchanged_images
 from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
-from llava_vista.tools.probe.forward_trace import tracing
+from llava_vista.tools.probe.forward_trace import Tracer
 from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
-from llava_vista.tools.probe.measures import ProbedBatch
 from llava_vista.tools.probe.measures.alignment_curves import align
 from llava_vista.tools.probe.measures.visual_information import VisualInformation, answer_log_probs, answer_runs
+from llava_vista.tools.probe.probed_batch import exchanged_images
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -69,7 +69,7 @@ def test_log_probs_are_the_models_own(site, subject, blind) -> None:
     encoded = encode(subject, samples)
     batch = subject.collate(encoded)
     assert not bool(batch["attention_mask"].all())  # ragged
-    with tracing(subject.model) as tracer:
+    with Tracer(subject.model) as tracer:
         found = answer_log_probs(tracer.trace(batch, blind=blind), batch["labels"], [sample.name for sample in samples])
     with torch.no_grad():
         for mine, item in zip(found, encoded, strict=True):
@@ -80,7 +80,7 @@ def test_log_probs_are_the_models_own(site, subject, blind) -> None:
 @pytest.mark.parametrize("method", ["l2", "cosine"])
 def test_alignment_weighted_and_summed_is_vista_loss(site, subject, method) -> None:
     batch = subject.collate(encode(subject, read(site, 5)))
-    with tracing(subject.model) as tracer:
+    with Tracer(subject.model) as tracer:
         seen = tracer.trace(batch)
     summed = -torch.stack([(getattr(sample, method) * sample.weight).sum() for sample in align(seen)]).mean()
     config = VistaConfig(method=method)
@@ -101,7 +101,7 @@ def test_alignment_weighted_and_summed_is_vista_loss(site, subject, method) -> N
 
 def test_attention_and_states_are_the_models_own(site, subject) -> None:
     batch = subject.collate(encode(subject, read(site, 3)))
-    with tracing(subject.model) as tracer:
+    with Tracer(subject.model) as tracer:
         seen = tracer.trace(batch, attention=True, states=True)
     with torch.no_grad():
         plain = subject.model(**batch, output_attentions=True, output_hidden_states=True)
@@ -127,9 +127,9 @@ def test_merging_first_is_the_models_own_forward(site, subject) -> None:
     """As `generate` does it, without a loss: CAL and VIRAL have none in evaluation mode. The batch is left alone."""
     batch = subject.collate(encode(subject, read(site, 3)))
     before = {name: batch[name].clone() for name in ("input_ids", "labels", "attention_mask")}
-    with tracing(subject.model) as tracer:
+    with Tracer(subject.model) as tracer:
         plain = tracer.trace(batch)
-    with tracing(subject.model, subject.run) as tracer:
+    with Tracer(subject.model, subject.run) as tracer:
         seen = tracer.trace(batch)
     torch.testing.assert_close(seen.logits, plain.logits, rtol=0, atol=0)
     assert torch.equal(seen.layout.text, plain.layout.text)
@@ -142,9 +142,9 @@ def test_the_model_is_left_as_it_was(site, subject) -> None:
     before = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
     own = dict(vars(type(model)))
     batch = subject.collate(encode(subject, read(site, 2)))
-    with tracing(model) as tracer:
+    with Tracer(model) as tracer:
         tracer.trace(batch, blind=True, attention=True, states=True)
-    with pytest.raises(IndexError), tracing(model) as tracer:
+    with pytest.raises(IndexError), Tracer(model) as tracer:
         tracer.trace({**batch, "input_ids": batch["input_ids"].clamp(max=-1).abs() * 10_000}, attention=True)
     assert {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()} == before
     assert dict(vars(type(model))) == own
@@ -161,10 +161,11 @@ def test_words_marked_visual_are_found_in_llavas_tokens(site, subject) -> None:
     samples = read(site, 1, path)
     batch = subject.collate(encode(subject, samples))
     measure = VisualInformation("masked")
-    with tracing(subject.model) as tracer:
+    with Tracer(subject.model) as tracer:
         seen = tracer.trace(batch)
         blind = tracer.trace(batch, blind=True)
-        measure.add(ProbedBatch(samples, seen, batch["labels"], subject.decode, blind, batch["labels"]))
+        measure.add(SimpleNamespace(samples=samples, trace=seen, labels=batch["labels"], decode=subject.decode,
+                                    without_image=(blind, batch["labels"])))  # fmt: skip
     ids = batch["labels"][batch["labels"] >= 0]
     assert len(ids) == len(measure.values[0])
     runs = answer_runs(batch["labels"][0])
@@ -270,7 +271,6 @@ def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
 def test_another_tower_by_name(site, tmp_path, monkeypatch) -> None:
     """With a stand-in for timm, which needs torchvision: only the calls that are made to it are tested."""
     import sys
-    from types import SimpleNamespace
 
     class Stand(torch.nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -301,5 +301,5 @@ def test_broken_weights_are_named(site, subject) -> None:
     batch = subject.collate(encode(subject, samples))
     with torch.no_grad():
         subject.model.lm_head.weight.fill_(torch.nan)
-    with tracing(subject.model) as tracer, pytest.raises(ProbeError, match=f"sample {samples[0].name}: .*NaN"):
+    with Tracer(subject.model) as tracer, pytest.raises(ProbeError, match=f"sample {samples[0].name}: .*NaN"):
         answer_log_probs(tracer.trace(batch), batch["labels"], [sample.name for sample in samples])

@@ -15,7 +15,6 @@ import torch
 from llava_vista import ConfigError
 from llava_vista.errors import ProbeError
 from llava_vista.tools.probe.bootstrap import Bootstrap, Estimate, slope_sums, stack
-from llava_vista.tools.probe.checkpoint_probe import exchanged_images
 from llava_vista.tools.probe.conversation_samples import Sample
 from llava_vista.tools.probe.forward_trace import mask_image
 from llava_vista.tools.probe.measures.shared_neighbours import (
@@ -28,6 +27,7 @@ from llava_vista.tools.probe.measures.shared_neighbours import (
 from llava_vista.tools.probe.measures.visual_information import answer_runs, visual_tokens
 from llava_vista.tools.probe.probe_options import add_arguments, check_options, recorded_options, short_names
 from llava_vista.tools.probe.probe_table import interval
+from llava_vista.tools.probe.probed_batch import exchanged_images
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -181,12 +181,12 @@ def test_permutation_reorders_both_ends_of_an_edge() -> None:
 
 def batch_of(samples: list[Sample], states: list[torch.Tensor], tower: torch.Tensor) -> Any:
     """What the measure reads of a `ProbedBatch`."""
-    return SimpleNamespace(samples=samples, trace=SimpleNamespace(states=states), tower=tower)
+    return SimpleNamespace(samples=samples, trace=SimpleNamespace(states=states), tower_features=lambda: tower)
 
 
 def test_an_image_counts_once() -> None:
     """A second copy would be everyone's nearest neighbour of itself, in both representations."""
-    measure = SharedNeighbours("tower", 10, 0)
+    measure = SharedNeighbours(None, 10, 0)
     samples = [Sample(str(number), Path(f"{number // 2}.png"), ()) for number in range(8)]
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(8, 5, generator=generator) for _ in range(2)]
@@ -197,7 +197,7 @@ def test_an_image_counts_once() -> None:
 
 
 def test_few_images_have_no_neighbours() -> None:
-    measure = SharedNeighbours("tower", 10, 0)
+    measure = SharedNeighbours(None, 10, 0)
     measure.add(batch_of([Sample("0", Path("0.png"), ())], [torch.zeros(1, 2)], torch.zeros(1, 2)))
     record = measure.record(Bootstrap(1, 10, 0))
     assert record["by_depth"] == []

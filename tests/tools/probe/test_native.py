@@ -16,7 +16,7 @@ from llava_vista import attach
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
 from llava_vista.tools.probe.conversation_samples import load_samples, open_image
-from llava_vista.tools.probe.forward_trace import tracing
+from llava_vista.tools.probe.forward_trace import Tracer
 from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
 from llava_vista.tools.probe.hosts.transformers_host import TransformersHost, expand_labels
 from llava_vista.tools.probe.measures.alignment_curves import align
@@ -63,7 +63,7 @@ def test_log_probs_and_alignment(site) -> None:
         assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == said.split()
         assert subject.decode(labels[labels >= 0].tolist()).split() == said.replace("</s>", "").split()
     names = [sample.name for sample in samples]
-    with tracing(subject.model) as tracer:
+    with Tracer(subject.model) as tracer:
         seen, blind = tracer.trace(batch, attention=True, states=True), tracer.trace(batch, blind=True)
     found = [answer_log_probs(item, batch["labels"], names) for item in (seen, blind)]
     model = subject.model
@@ -133,7 +133,7 @@ def test_a_masked_image_says_nothing_in_any_family(family) -> None:
     model.set_attn_implementation("eager")
     batch = made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    with tracing(model) as tracer:
+    with Tracer(model) as tracer:
         seen, different = tracer.trace(batch, attention=True, states=True), tracer.trace(other)
         blind, still_blind = tracer.trace(batch, blind=True), tracer.trace(other, blind=True)
     text = seen.layout.text & (seen.layout.image.cumsum(dim=1) > 0)

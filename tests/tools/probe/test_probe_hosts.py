@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from llava_vista.errors import ProbeError, UnsupportedModelError
-from llava_vista.tools.probe.checkpoint_probe import without_end
 from llava_vista.tools.probe.conversation_samples import Turn
 from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_checkpoint
 from llava_vista.tools.probe.hosts.probe_host import choose_host
 from llava_vista.tools.probe.hosts.repository_host import RepositoryHost
 from llava_vista.tools.probe.measures.visual_information import turns_of_runs
+from llava_vista.tools.probe.probed_batch import without_end
 
 pytestmark = pytest.mark.environments("latest")
 

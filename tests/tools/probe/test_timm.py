@@ -15,7 +15,7 @@ from torchvision_stand_in import stand_in
 
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.timm_tower import TimmTower
+from llava_vista.tools.probe.measures.shared_neighbours import TimmTower
 
 pytestmark = pytest.mark.environments("latest")
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ....errors import ProbeError
@@ -21,9 +22,6 @@ from ..conversation_samples import IMAGE_MARK, Turn, llava_messages
 from .checkpoint_weights import from_base, kind_of_weights, prepare_experts, pretrained_options, quietly, saved_tower
 from .probe_host import LoadOptions
 from .repository_host import RepositoryHost
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 #: The template of stage 1, in every one of these repositories.
 PLAIN = "plain"
@@ -77,9 +75,9 @@ class LlavaFork(RepositoryHost):
 
     def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
         self.options, kind = options, self.kinds[self.kind_name(config)]
-        weights = kind_of_weights(folder)
+        templates, weights = self.module("conversation").conv_templates, kind_of_weights(folder)
         wanted = options.template or (PLAIN if weights == "projector" else kind.template)
-        self.template = self.choose_template(wanted, list(self.module("conversation").conv_templates))
+        self.template = self.choose_template(wanted, list(templates))
         cls = getattr(self.module(kind.module), kind.class_name)
         how = pretrained_options(options)
         with quietly():

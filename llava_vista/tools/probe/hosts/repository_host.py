@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -18,9 +19,6 @@ from ....errors import ProbeError
 from ...kit.host_source import package_folders
 from ..conversation_samples import Turn
 from .probe_host import LoadOptions, ProbeHost
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _IGNORE = -100
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ....errors import ProbeError
@@ -14,9 +15,6 @@ from ..conversation_samples import Turn, llava_messages
 from .checkpoint_weights import LORA_FILE, has_weights, quietly
 from .probe_host import LoadOptions, register_host
 from .repository_host import RepositoryHost
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 #: The model's parts: folder of the checkpoint, and module.
 _PARTS = {"language_model": "language_model", "vision_tower": "vision_tower._vision_tower", "connector": "connector"}

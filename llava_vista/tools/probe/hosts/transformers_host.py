@@ -8,18 +8,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ....adapters import all_adapters
 from ....errors import ProbeError
 from ..conversation_samples import IMAGE_MARK, Turn
 from .probe_host import LoadOptions, ProbeHost, register_host
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _PACKAGE = "transformers.models."
 #: Attributes under which the classes have their vision tower.

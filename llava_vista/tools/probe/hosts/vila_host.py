@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ....errors import ProbeError
@@ -15,9 +16,6 @@ from ..conversation_samples import Turn, llava_messages
 from .checkpoint_weights import LORA_FILE, quietly
 from .probe_host import LoadOptions, register_host
 from .repository_host import RepositoryHost
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _PARTS = ("llm", "vision_tower", "mm_projector")
 #: Ways to tile an image. "dynamic_s2" combines features of several scales by a grid that the batch would need.

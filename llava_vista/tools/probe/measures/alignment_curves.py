@@ -6,7 +6,7 @@ it. The negative of their weighted sum is the sample's L_VISTA.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +16,7 @@ from ....objective.head import last_image_state
 from ....objective.weightings import linear
 from ..bootstrap import Bootstrap, stack
 from ..forward_trace import Trace
-
-if TYPE_CHECKING:
-    from . import ProbedBatch
+from ..probed_batch import ProbedBatch
 
 NOTE = "the training target of VISTA itself: not evidence on its own"
 UNITS = {"cosine": "cos(S_n, x_t)", "l2": "-mean_d (S_n - x_t)^2", "weight": "(t/m)/m, mean over samples"}

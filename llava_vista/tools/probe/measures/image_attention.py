@@ -5,15 +5,13 @@ Text before the image cannot attend to it and is left out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..bootstrap import Bootstrap, stack
-
-if TYPE_CHECKING:
-    from . import ProbedBatch
+from ..probed_batch import ProbedBatch
 
 
 class ImageAttention:

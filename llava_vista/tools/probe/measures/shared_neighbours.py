@@ -7,21 +7,23 @@ distribution is measured by pairing the images of one side with those of the oth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ....errors import ProbeError
 from ..bootstrap import Bootstrap, Estimate, number, percentile_interval
-
-if TYPE_CHECKING:
-    from . import ProbedBatch
+from ..probed_batch import ProbedBatch
 
 K = 10
 PERMUTATIONS = 200
 #: Depths that are kept, so that memory does not grow with the number of layers.
 MAX_DEPTHS = 9
+OWN_TOWER = "the checkpoint's own, before the projector, mean over its positions"
 
 
 def neighbours(features: Tensor, k: int) -> Tensor:
@@ -59,26 +61,25 @@ class SharedNeighbours:
     """Collects, of each distinct image, one vector per depth and one of the tower.
 
     Args:
-        tower: name of the tower.
+        tower: the vision model to compare with; None for the checkpoint's own.
         resamples, seed: of the bootstrap over distinct images, and of the permutations.
     """
 
-    def __init__(self, tower: str, resamples: int, seed: int) -> None:
+    def __init__(self, tower: TimmTower | None, resamples: int, seed: int) -> None:
         self.tower, self.resamples, self.seed = tower, resamples, seed
         self.depths: list[int] = []
         #: by image: (depths, d) and (d_vision,)
         self.vectors: dict[str, tuple[Tensor, Tensor]] = {}
 
     def add(self, batch: ProbedBatch) -> None:
-        if batch.tower is None:
-            raise ValueError("shared neighbours need the tower's features of the batch")
         states = batch.trace.states
+        features = self.tower.features(batch.pictures) if self.tower else batch.tower_features()
         self.depths = depths(len(states) - 1)
         for row, sample in enumerate(batch.samples):
             # A second copy of an image would be the nearest neighbour of the first in both representations.
             if str(sample.image) not in self.vectors:
                 inside = torch.stack([states[depth][row].cpu() for depth in self.depths])
-                self.vectors[str(sample.image)] = (inside, batch.tower[row].float().cpu())
+                self.vectors[str(sample.image)] = (inside, features[row].float().cpu())
 
     def record(self, bootstrap: Bootstrap) -> dict[str, Any]:
         count = len(self.vectors)
@@ -88,7 +89,7 @@ class SharedNeighbours:
             "k": k,
             "images": count,
             "representation": "decoder hidden state, mean over image positions, at the input and after layers",
-            "tower": self.tower,
+            "tower": self.tower.name if self.tower else OWN_TOWER,
             "depth": self.depths,
         }
         if k < 1:
@@ -110,3 +111,42 @@ class SharedNeighbours:
             "null": Estimate(float(null.mean()), low, high, PERMUTATIONS).record(),
             "p_value": number((1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS)),
         }
+
+
+class TimmTower:
+    """A pretrained timm model without its classifier.
+
+    Args:
+        name: as ``timm.create_model`` takes it, such as "local-dir:FOLDER".
+
+    Raises:
+        ProbeError: timm is not installed, or has no such model or not its weights.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        try:
+            import timm
+        except ImportError as error:
+            raise ProbeError(
+                f"--tower {name} needs timm, which cannot be imported here ({error}): pip install 'llava-vista[timm]' "
+                "(it installs torchvision, which must match your torch). Without --tower the checkpoint's own vision "
+                "tower is used."
+            ) from error
+        try:
+            self.model: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        except (RuntimeError, OSError) as error:  # no such model; no weights here and no download
+            raise ProbeError(
+                f"timm cannot make {name!r}: {error}. timm.list_models() lists its models; local-dir:FOLDER names a "
+                "saved one (config.json and weights)."
+            ) from error
+        self.model.eval().to(device)
+        data = timm.data.resolve_model_data_config(self.model)
+        self.transform: Any = timm.data.create_transform(**data, is_training=False)
+        self.name, self.device = f"timm {name}", device
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image]) -> Tensor:
+        """Return pooled features (B, d_vision) of the images."""
+        pixels = torch.stack([self.transform(image) for image in images])  # (B, 3, H, W)
+        features: Tensor = self.model(pixels.to(self.device))
+        return features

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,7 @@ from ....errors import ProbeError
 from ..bootstrap import Bootstrap, slope_sums, stack
 from ..conversation_samples import Sample, Turn
 from ..forward_trace import Trace
-
-if TYPE_CHECKING:
-    from . import ProbedBatch
+from ..probed_batch import ProbedBatch
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -123,11 +121,9 @@ class VisualInformation:
         self.is_marked = False
 
     def add(self, batch: ProbedBatch) -> None:
-        if batch.blind is None or batch.blind_labels is None:
-            raise ValueError("visual information needs the batch without its images, too")
         names = [sample.name for sample in batch.samples]
         with_image = answer_log_probs(batch.trace, batch.labels, names)
-        without = answer_log_probs(batch.blind, batch.blind_labels, names)
+        without = answer_log_probs(*batch.without_image, names)
         for sample, seen, blind, ids in zip(batch.samples, with_image, without, batch.labels, strict=True):
             length = min(len(seen), len(blind))  # another image may have more tokens, and truncate more of the text
             self.values.append(seen[:length] - blind[:length])
