@@ -106,7 +106,7 @@ def check_generation(subject: Any, sample: Sample) -> str:
         seen = tracer.trace(batch)
     at = seen.layout.answer[0].nonzero().squeeze(1)  # type: ignore[index]
     logits = seen.logits[0, at - 1]
-    logits[:, subject.end_ids()] = -torch.inf  # it was not let end
+    logits[:, subject.end_ids()] = -torch.inf  # min_new_tokens forbade them
     behind = float((logits.max(dim=-1).values - logits.gather(1, new[:, None]).squeeze(1)).max())
     if len(at) != NEW_TOKENS or behind > CLOSE:
         raise Failed(f"the model's own {len(at)} tokens are up to {behind:.1e} behind the likeliest")
@@ -199,7 +199,7 @@ def check_record(folder: Path, layers: int) -> str:
     if any(not (folder / f"probe.{kind}").is_file() for kind in ("png", "svg")):
         raise Failed(f"no figure in {folder}")
     record = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-    told = []
+    figures = []
     for item in record["checkpoints"]:
         found = curves({name: item[name] for name in ("information", "alignment", "attention")})
         if len(found) != 1 + 3 + 2 * (2 + layers):
@@ -210,11 +210,11 @@ def check_record(folder: Path, layers: int) -> str:
                 raise Failed(f"{item['name']}: an empty or ragged curve in probe.json")
         if len(item["neighbours"]["by_depth"]) != layers + 1:
             raise Failed(f"{item['name']}: {len(item['neighbours']['by_depth'])} depths of neighbours")
-        told.append(f"{item['name']} {item['information']['mean']['value']:+.4f}")
+        figures.append(f"{item['name']} {item['information']['mean']['value']:+.4f}")
     item = record["checkpoints"][0]
     return (
         f"host {item['host']}, adapter {item['adapter']}, {item['samples']['used']} samples, {len(found)} curves, "
-        f"nats per token: {', '.join(told)}"
+        f"nats per token: {', '.join(figures)}"
     )
 
 
@@ -232,7 +232,7 @@ def main() -> int:
         subject = load_checkpoint(checkpoints[1], how)
         samples = load_samples(Path(settings["data"]), Path(settings["images"]), 1000, 0).chosen
         encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
-        told = [
+        figures = [
             check_record(output, settings["layers"]),
             check_words_and_pictures(subject, encoded, Path(settings["training"])),
             check_prompts(subject, samples, encoded),
@@ -241,7 +241,7 @@ def main() -> int:
     except Failed as error:
         print(f"{REPORT}FAILED: {error}")
         return 1
-    print(f"{REPORT}{'; '.join(told)}")
+    print(f"{REPORT}{'; '.join(figures)}")
     return 0
 
 

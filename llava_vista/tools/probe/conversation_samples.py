@@ -13,7 +13,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,26 +50,18 @@ class Sample:
     image: Path
     turns: tuple[Turn, ...]
 
-    @property
-    def is_answered(self) -> bool:
-        return all(turn.answer is not None for turn in self.turns)
-
 
 @dataclass(frozen=True)
 class Samples:
     """The chosen samples, how many records were passed over for which reason, and whether the model has to answer."""
 
     chosen: tuple[Sample, ...]
-    passed_over: dict[str, int] = field(default_factory=dict)
-    own_answers: bool = False
+    passed_over: dict[str, int]
+    own_answers: bool
 
 
 def open_image(path: Path) -> Image.Image:
-    """Return the image as RGB.
-
-    Raises:
-        ProbeError: the file is not an image.
-    """
+    """Return the image as RGB, or raise ProbeError if the file is none."""
     try:
         with Image.open(path) as image:
             picture: Image.Image = image.convert("RGB")
@@ -107,7 +99,7 @@ def load_samples(data: Path | None, images: Path | None, limit: int, seed: int) 
         if not found:
             reasons = "; ".join(f"{count} {reason}" for reason, count in passed.items())
             raise ProbeError(f"{data}: none of {len(records)} records can be probed ({reasons or 'it is empty'}).")
-    answered = [sample for sample in found if sample.is_answered]
+    answered = [sample for sample in found if all(turn.answer is not None for turn in sample.turns)]
     if answered and len(answered) < len(found):
         passed["without an answer, while others have one"] += len(found) - len(answered)
         found = answered

@@ -114,7 +114,7 @@ def test_masks_of_every_form_lose_the_image_only() -> None:
         mask_image(torch.ones(2, 9), image)
 
 
-def test_everybody_gets_anothers_image() -> None:
+def test_shuffling_gives_each_image_another_one() -> None:
     paths = [Path(name) for name in "aabbcdd"]
     swapped = exchanged_images(paths, 0)
     assert sorted(swapped) == sorted(swapped.values()) == [Path(name) for name in "abcd"]
@@ -142,7 +142,7 @@ def test_characters_of_several_tokens_belong_to_the_last() -> None:
     assert found == [False, False, True, False]
 
 
-def test_answers_of_several_turns_are_told_apart() -> None:
+def test_each_run_of_labels_is_an_answer() -> None:
     assert answer_runs(torch.tensor([-100, 5, 6, -100, -100, 7, -100])) == [[5, 6], [7]]
 
 
@@ -166,7 +166,7 @@ def test_agreement_of_the_same_and_of_unrelated_representations() -> None:
 
 
 def test_permutation_reorders_both_ends_of_an_edge() -> None:
-    """Against the literal: permute the features, and find neighbours anew."""
+    """Against the literal: permute the features, and find the neighbours again."""
     generator = torch.Generator().manual_seed(3)
     left = neighbours(torch.randn(12, 4, generator=generator), 3)
     features = torch.randn(12, 4, generator=generator)
@@ -214,7 +214,7 @@ def test_depths_keep_both_ends_and_few() -> None:
 # --- options ---
 
 
-def test_names_are_what_tells_folders_apart() -> None:
+def test_short_names_are_the_parts_that_differ() -> None:
     assert short_names([Path("/x/demo/baseline/finetune"), Path("/x/demo/vista/finetune")]) == ("baseline", "vista")
     assert short_names([Path("/x/a"), Path("/x/b"), Path("/x/c")]) == ("a", "b", "c")
     assert short_names([Path("/x/llava/7b")]) == ("llava/7b",)

@@ -23,15 +23,11 @@ from ..conversation_samples import Turn
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to load.
+    """How to load."""
 
-    Attributes:
-        base: the language model that a projector or LoRA checkpoint belongs to.
-        template: conversation template of the host; its default when None.
-        device, dtype: where and in what precision to compute.
-    """
-
+    #: the language model that a projector or LoRA checkpoint belongs to
     base: Path | None
+    #: conversation template of the host; its default when None
     template: str | None
     device: torch.device
     dtype: torch.dtype

@@ -112,13 +112,7 @@ class TransformersHost(ProbeHost):
         states = getattr(output, "last_hidden_state", None)
         if states is None:
             states = output[0] if isinstance(output, tuple) else output
-        features = pool_by_image(states, batch) if isinstance(states, Tensor) else None
-        if features is None:
-            raise ProbeError(
-                f"{type(towers[0]).__name__} does not return rows of its own for each image: leave neighbours out "
-                "(--measures)."
-            )
-        return features
+        return pool_by_image(states, batch, type(towers[0]).__name__)
 
     def _text(self, messages: Sequence[dict[str, Any]], ask: bool = False) -> str:
         text: str = self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False)
@@ -153,25 +147,27 @@ def _chat_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     return messages
 
 
-def pool_by_image(output: Tensor, batch: dict[str, Any]) -> Tensor | None:
-    """Return (B, d) float32: a tower's output averaged over crops and positions of each image; None if it is unclear.
+def pool_by_image(output: Any, batch: dict[str, Any], tower: str) -> Tensor:
+    """Return (B, d) float32: a tower's output averaged over crops and positions of each image.
 
     Args:
         output: (B or B * crops, P, d), or the patches of all images in one list, (N, d) or (1, N, d).
         batch: of the processor; its grids or image sizes say which patches are whose.
+
+    Raises:
+        ProbeError: the output is of another form.
     """
     images = len(batch["input_ids"])
-    if output.ndim == 3 and len(output) % images == 0:
+    if isinstance(output, Tensor) and output.ndim == 3 and len(output) % images == 0:
         return output.float().reshape(images, -1, output.shape[-1]).mean(dim=1)
-    patches = output[0] if output.ndim == 3 and len(output) == 1 else output
+    patches = output[0] if isinstance(output, Tensor) and output.ndim == 3 and len(output) == 1 else output
     extent = batch.get("image_grid_thw", batch.get("image_sizes"))
-    if patches.ndim != 2 or extent is None or len(extent) != images:
-        return None
-    areas = extent.prod(dim=1)
-    sizes = areas * len(patches) // areas.sum()
-    if int(sizes.sum()) != len(patches):
-        return None
-    return torch.stack([part.float().mean(dim=0) for part in patches.split(sizes.tolist())])
+    if isinstance(patches, Tensor) and patches.ndim == 2 and extent is not None and len(extent) == images:
+        areas = extent.prod(dim=1)
+        sizes = areas * len(patches) // areas.sum()
+        if int(sizes.sum()) == len(patches):
+            return torch.stack([part.float().mean(dim=0) for part in patches.split(sizes.tolist())])
+    raise ProbeError(f"{tower} returns no rows of its own for each image: leave neighbours out (--measures).")
 
 
 def expand_labels(ids: Tensor, labels: Tensor, expanded: Tensor) -> Tensor:

@@ -59,9 +59,9 @@ def test_log_probs_and_alignment(site) -> None:
     batch = subject.collate(encoded)
     assert not bool(batch["attention_mask"].all())
     for labels, sample in zip(batch["labels"], samples, strict=True):
-        said = " ".join(f"{turn.answer} </s>" for turn in sample.turns)
-        assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == said.split()
-        assert subject.decode(labels[labels >= 0].tolist()).split() == said.replace("</s>", "").split()
+        answers = " ".join(f"{turn.answer} </s>" for turn in sample.turns)
+        assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == answers.split()
+        assert subject.decode(labels[labels >= 0].tolist()).split() == answers.replace("</s>", "").split()
     names = [sample.name for sample in samples]
     with Tracer(subject.model) as tracer:
         seen, blind = tracer.trace(batch, attention=True, states=True), tracer.trace(batch, blind=True)
@@ -144,7 +144,7 @@ def test_a_masked_image_says_nothing_in_any_family(family) -> None:
 
 
 @pytest.mark.parametrize("family", TOWERS)
-def test_the_tower_tells_images_apart(family) -> None:
+def test_tower_features_differ_between_images(family) -> None:
     torch.manual_seed(0)
     made = families.FAMILIES[f"{family}ForConditionalGeneration"]
     model, batch = made.build().eval(), made.batch((1, 1))
@@ -160,7 +160,7 @@ def test_the_tower_tells_images_apart(family) -> None:
     torch.testing.assert_close(features[:1], alone)
 
 
-def test_what_does_not_fit_is_said(site, tmp_path, capsys) -> None:
+def test_template_is_refused(site, tmp_path, capsys) -> None:
     checkpoint, data = site
     words = ["probe", str(checkpoint), "--data", str(data), "--output", str(tmp_path)]
     assert main([*words, "--template", "v1"]) == 2

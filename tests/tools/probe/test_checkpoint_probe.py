@@ -237,7 +237,7 @@ def test_shuffling_needs_two_images(tmp_path, capsys) -> None:
     assert "at least two different images" in message
 
 
-def test_a_missing_timm_is_said(tmp_path, capsys, monkeypatch) -> None:
+def test_missing_timm_is_named(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     data = write_data(tmp_path / "data", 4)
     message = fails(capsys, write_checkpoint(tmp_path / "a", 3), "--data", data, "--output", tmp_path / "out",

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.environments("latest")
 
 OPTIONS = LoadOptions(None, None, torch.device("cpu"), torch.float32)
 MODELS = "model/language_model"
-#: Packages by what tells them apart.
+#: Packages by the files that distinguish them.
 LLAVA = {"llava": [f"{MODELS}/llava_llama.py", f"{MODELS}/llava_mistral.py"]}
 VIRAL = {"llava": [*LLAVA["llava"], f"{MODELS}/llava_qwen2.py"]}
 NEXT = {"llava": [*LLAVA["llava"], f"{MODELS}/llava_qwen.py"]}
@@ -84,7 +84,7 @@ def checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ({}, config("LlavaForConditionalGeneration", "llava"), "transformers"),
     ],
 )
-def test_the_code_that_is_here_decides(checkouts, packages, found, host) -> None:
+def test_choose_host_takes_the_one_whose_code_is_importable(checkouts, packages, found, host) -> None:
     checkouts(packages)
     assert choose_host(Path("checkpoint"), found).name == host
 
@@ -110,7 +110,7 @@ def test_the_code_that_is_here_decides(checkouts, packages, found, host) -> None
         ),
     ],
 )
-def test_what_to_put_on_the_path_is_said(checkouts, packages, found, words) -> None:
+def test_choose_host_names_what_to_put_on_the_path(checkouts, packages, found, words) -> None:
     checkouts(packages)
     with pytest.raises(ProbeError) as caught:
         choose_host(Path("checkpoint"), found)
@@ -126,13 +126,13 @@ def test_what_to_put_on_the_path_is_said(checkouts, packages, found, words) -> N
         config("LlamaForCausalLM", "llama"),
     ],
 )
-def test_what_no_host_loads_is_said(checkouts, found) -> None:
+def test_choose_host_refuses_what_no_host_loads(checkouts, found) -> None:
     checkouts(LLAVA)
     with pytest.raises(UnsupportedModelError, match=f"does not know how to load {found['architectures'][0]}"):
         choose_host(Path("checkpoint"), found)
 
 
-def test_code_for_another_environment_is_said(checkouts, tmp_path) -> None:
+def test_loading_names_code_for_another_environment(checkouts, tmp_path) -> None:
     """As where a host is imported with another transformers than its own."""
     checkouts({"bunny": ["conversation.py", f"{MODELS}/bunny_phi.py", "model/__init__.py", f"{MODELS}/__init__.py"]})
     (tmp_path / "bunny" / "conversation.py").write_text("from transformers import NothingOfThatName\n")

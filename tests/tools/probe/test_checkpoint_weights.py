@@ -79,7 +79,7 @@ def test_a_tower_that_was_trained_is_the_checkpoints_own(site, tmp_path, pickled
     assert all(torch.equal(found[name.removeprefix("model.vision_tower.")], value) for name, value in tuned.items())
 
 
-def test_what_cannot_be_loaded_is_said(site, tmp_path, capsys) -> None:
+def test_folders_that_cannot_be_loaded_are_named(site, tmp_path, capsys) -> None:
     data = ("--data", str(site.conversations), "--images", str(site.images), "--output", str(tmp_path / "out"))
     empty = tmp_path / "empty"
     empty.mkdir()
