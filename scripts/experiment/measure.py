@@ -21,9 +21,8 @@ from world import USUAL
 from llava_vista.tools.demo.scenes import COLORS
 from llava_vista.tools.demo.text_pretraining import tokenize
 from llava_vista.tools.probe.bootstrap import Bootstrap, slope_sums, stack
-from llava_vista.tools.probe.looking import Looker, looking_at
-from llava_vista.tools.probe.measures.information import answer_log_probs
-from llava_vista.tools.probe.results import estimate_record
+from llava_vista.tools.probe.forward_trace import Tracer
+from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
 BATCH = 50
 RESAMPLES = 500
@@ -37,15 +36,15 @@ def _answer_ids(row: Row) -> Tensor:
     return torch.tensor([label for label in row.labels if label != IGNORE])
 
 
-def _scored(looker: Looker, setup: Setup, rows: Sequence[Row], blind: bool) -> tuple[list[Tensor], list[Tensor]]:
+def _scored(tracer: Tracer, setup: Setup, rows: Sequence[Row], blind: bool) -> tuple[list[Tensor], list[Tensor]]:
     """Of the answer tokens of each row, with or without the image: log p, and whether no token is likelier."""
     scores: list[Tensor] = []
     hits: list[Tensor] = []
-    device = next(looker.model.parameters()).device
+    device = next(tracer.model.parameters()).device
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
         batch = make_batch(part, setup.features, device)
-        seen = looker.look(batch, blind=blind)
+        seen = tracer.trace(batch, blind=blind)
         scores += answer_log_probs(seen, batch["labels"], [row.picture for row in part])
         if seen.layout.answer is None:
             raise RuntimeError("the layout does not tell where the answers are.")
@@ -54,10 +53,10 @@ def _scored(looker: Looker, setup: Setup, rows: Sequence[Row], blind: bool) -> t
     return scores, hits
 
 
-def measure_captions(looker: Looker, setup: Setup, encoder: Encoder, name: str) -> dict[str, Any]:
+def measure_captions(tracer: Tracer, setup: Setup, encoder: Encoder, name: str) -> dict[str, Any]:
     """Captions of held-out scenes: likelihood, and visual information by position."""
     rows = [encoder.v1(record) for record in setup.records[name]]
-    (seen, hits), (blind, _) = _scored(looker, setup, rows, False), _scored(looker, setup, rows, True)
+    (seen, hits), (blind, _) = _scored(tracer, setup, rows, False), _scored(tracer, setup, rows, True)
     ids = [_answer_ids(row) for row in rows]
     colors = [torch.isin(answer, torch.tensor(encoder.color_ids)) for answer in ids]
     shapes = [torch.isin(answer, torch.tensor(encoder.shape_ids)) for answer in ids]
@@ -79,20 +78,20 @@ def measure_captions(looker: Looker, setup: Setup, encoder: Encoder, name: str) 
         "color_nll_by_mention": (-by_mention.mean(dim=0)).tolist(),
         "information_by_mention": (by_mention - blind_by_mention).mean(dim=0).tolist(),
         "information": float((by_mention - blind_by_mention).mean()),
-        "information_slope": estimate_record(slope),  # nats per token position, over words for shape and colour
-        "color_slope": estimate_record(color_slope),  # of log p of the colour, nats per mention
+        "information_slope": slope.record(),  # nats per token position, over words for shape and colour
+        "color_slope": color_slope.record(),  # of log p of the colour, nats per mention
         "position_of_mention": torch.stack([c.nonzero().flatten() for c in colors]).double().mean(dim=0).tolist(),
         "tokens": sum(len(answer) for answer in ids) / len(ids),
     }
 
 
-def measure_questions(looker: Looker, setup: Setup, encoder: Encoder, name: str) -> dict[str, Any]:
+def measure_questions(tracer: Tracer, setup: Setup, encoder: Encoder, name: str) -> dict[str, Any]:
     """Questions for a colour: share of right answers, and log-likelihood of the right one."""
     records = setup.records[f"{name}/questions"]
     rows = [encoder.v1(record) for record in records]
     wanted = torch.tensor(encoder.color_ids)
     usual = torch.tensor([COLORS.index(USUAL[shape]) for shape in (_asked_shape(record) for record in records)])
-    scores, hits = _scored(looker, setup, rows, False)
+    scores, hits = _scored(tracer, setup, rows, False)
     at = [int(torch.isin(_answer_ids(row), wanted).nonzero()[0]) for row in rows]
     right = torch.tensor([encoder.color_ids.index(int(_answer_ids(row)[i])) for row, i in zip(rows, at, strict=True)])
     correct = torch.stack([hit[i] for hit, i in zip(hits, at, strict=True)])
@@ -129,12 +128,12 @@ def measure(model: nn.Module, setup: Setup, split: str) -> dict[str, Any]:
     encoder = Encoder(setup.tokenizer)
     model.eval()
     found: dict[str, Any] = {}
-    with looking_at(model) as looker:
+    with Tracer(model) as tracer:
         for kind in ("breaking", "plain"):
             name = f"{split}/{kind}"
             found[kind] = {
-                "captions": measure_captions(looker, setup, encoder, name),
-                "questions": measure_questions(looker, setup, encoder, name),
+                "captions": measure_captions(tracer, setup, encoder, name),
+                "questions": measure_questions(tracer, setup, encoder, name),
             }
     found["text_nll"] = measure_text(model, setup, split)
     return found

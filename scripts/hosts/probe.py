@@ -18,12 +18,11 @@ from torch import Tensor
 
 from llava_vista import VistaConfig, attach
 from llava_vista.cli import main as command
-from llava_vista.tools.probe.data import Sample, load_samples
-from llava_vista.tools.probe.examine import open_image
-from llava_vista.tools.probe.hosts import LoadOptions, Subject, load_subject
-from llava_vista.tools.probe.looking import Looker, Seen, looking_at
-from llava_vista.tools.probe.measures.alignment import align
-from llava_vista.tools.probe.measures.information import answer_log_probs
+from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
+from llava_vista.tools.probe.forward_trace import Trace, Tracer
+from llava_vista.tools.probe.hosts import LoadOptions, ProbeHost, load_checkpoint
+from llava_vista.tools.probe.measures.alignment_curves import align
+from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
 REPORT = "@probe "
 #: Nats, for log-probabilities that are the same number by another way.
@@ -54,13 +53,13 @@ def rows_of_training(folder: Path, image_token: int) -> list[tuple[Tensor, Tenso
     return found
 
 
-def pixels_of(subject: Subject, encoded: dict[str, Any]) -> Tensor:
+def pixels_of(subject: ProbeHost, encoded: dict[str, Any]) -> Tensor:
     batch = subject.collate([encoded])
     pictures = batch["media"]["image"] if "media" in batch else batch["images"]
     return torch.stack(list(pictures)) if len(pictures) > 1 else pictures[0]
 
 
-def check_words_and_pictures(subject: Subject, encoded: Sequence[dict[str, Any]], training: Path) -> str:
+def check_words_and_pictures(subject: ProbeHost, encoded: Sequence[dict[str, Any]], training: Path) -> str:
     """What is scored is what the recorded training supervised, on the same pixels."""
     image_token = getattr(subject, "tokenizer", None)
     image_token = getattr(image_token, "media_token_ids", {}).get("image", -200)
@@ -103,11 +102,11 @@ def check_generation(subject: Any, sample: Sample) -> str:
     )  # fmt: skip
     labels = torch.cat([torch.full_like(prompt, -100), new])
     batch = subject.collate([{**asked, "input_ids": torch.cat([prompt, new]), "labels": labels}])
-    with looking_at(subject.model, subject.run) as looker:
-        seen = looker.look(batch)
+    with Tracer(subject.model, subject.run) as tracer:
+        seen = tracer.trace(batch)
     at = seen.layout.answer[0].nonzero().squeeze(1)  # type: ignore[index]
     logits = seen.logits[0, at - 1]
-    logits[:, subject.end_ids()] = -torch.inf  # it was not let end
+    logits[:, subject.end_ids()] = -torch.inf  # min_new_tokens forbade them
     behind = float((logits.max(dim=-1).values - logits.gather(1, new[:, None]).squeeze(1)).max())
     if len(at) != NEW_TOKENS or behind > CLOSE:
         raise Failed(f"the model's own {len(at)} tokens are up to {behind:.1e} behind the likeliest")
@@ -116,11 +115,11 @@ def check_generation(subject: Any, sample: Sample) -> str:
     return f"own answers are greedy ({behind:.0e} behind the likeliest)"
 
 
-def check_alignment(subject: Subject, seen: Seen, batch: dict[str, Any]) -> str:
+def check_alignment(subject: ProbeHost, trace: Trace, batch: dict[str, Any]) -> str:
     """The curve, weighted and summed, is VISTA's loss of the batch."""
     worst = 0.0
     for method in ("l2", "cosine"):
-        summed = -torch.stack([(getattr(sample, method) * sample.weight).sum() for sample in align(seen)]).mean()
+        summed = -torch.stack([(getattr(sample, method) * sample.weight).sum() for sample in align(trace)]).mean()
         handle = attach(subject.model, VistaConfig(method=method), add_to_loss=False)
         try:
             with torch.no_grad():
@@ -134,52 +133,52 @@ def check_alignment(subject: Subject, seen: Seen, batch: dict[str, Any]) -> str:
     return f"alignment summed = vista_loss to {worst:.0e}"
 
 
-def scores(looker: Looker, batch: dict[str, Any], names: Sequence[str], blind: bool = False) -> list[Tensor]:
-    return answer_log_probs(looker.look(batch, blind=blind), batch["labels"], names)
+def scores(tracer: Tracer, batch: dict[str, Any], names: Sequence[str], blind: bool = False) -> list[Tensor]:
+    return answer_log_probs(tracer.trace(batch, blind=blind), batch["labels"], names)
 
 
 def difference(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     return max(float((one - other).abs().max()) for one, other in zip(left, right, strict=True))
 
 
-def text_alone(looker: Looker, batch: dict[str, Any]) -> float:
+def text_alone(tracer: Tracer, batch: dict[str, Any]) -> float:
     """How far the masked pass is from the decoder on the text's rows alone, at their positions, in hidden units.
 
     The image's rows go to the end, where no text sees them: rotary tables may be as long as the sequence.
     """
-    blind = looker.look(batch, blind=True)
+    blind = tracer.trace(batch, blind=True)
     worst = 0.0
     for embeds, hidden, text, image in zip(
-        blind.embeds, blind.hidden, blind.layout.text, blind.layout.image, strict=True
+        blind.inputs_embeds, blind.last_hidden_state, blind.layout.text, blind.layout.image, strict=True
     ):
         positions = torch.arange(len(text))
         order = torch.cat([positions[text], positions[image]])
         with torch.no_grad():
-            output = looker.decoder(inputs_embeds=embeds[None, order], position_ids=order[None], use_cache=False)
+            output = tracer.decoder(inputs_embeds=embeds[None, order], position_ids=order[None], use_cache=False)
         plain = output[0][0, : int(text.sum())]
         worst = max(worst, float((plain - hidden[text]).abs().max()))
     return worst
 
 
-def check_information(subject: Subject, encoded: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def check_information(subject: ProbeHost, encoded: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """An identical image says nothing, another one does; padding changes nothing; masked is without."""
     batch = subject.collate(encoded)
     if bool(batch["attention_mask"].all()):
         raise Failed("the batch is not ragged, so padding cannot be checked")
-    with looking_at(subject.model, subject.run) as looker:
-        seen, again = scores(looker, batch, names), scores(looker, batch, names)
+    with Tracer(subject.model, subject.run) as tracer:
+        seen, again = scores(tracer, batch, names), scores(tracer, batch, names)
         if difference(seen, again) != 0:
             raise Failed(f"the same image twice gives {difference(seen, again)} nats of information")
-        blind = scores(looker, batch, names, blind=True)
+        blind = scores(tracer, batch, names, blind=True)
         if difference(seen, blind) < CLOSE:
             raise Failed(f"masking the image changes nothing ({difference(seen, blind):.1e} nats)")
-        alone = [scores(looker, subject.collate([item]), [name])[0] for item, name in zip(encoded, names, strict=True)]
+        alone = [scores(tracer, subject.collate([item]), [name])[0] for item, name in zip(encoded, names, strict=True)]
         if difference(seen, alone) > CLOSE:
             raise Failed(f"a batch of {len(encoded)} and batches of 1 differ by {difference(seen, alone):.1e} nats")
-        masked = text_alone(looker, batch)
+        masked = text_alone(tracer, batch)
         if masked > 1e-3:
             raise Failed(f"masked differs from the text alone at its positions by {masked:.1e}")
-        whole = looker.look(batch)
+        whole = tracer.trace(batch)
     summed = check_alignment(subject, whole, batch)
     return (
         f"identical image 0; batches of {len(encoded)} and 1 to {difference(seen, alone):.0e} nats; masked = text "
@@ -200,7 +199,7 @@ def check_record(folder: Path, layers: int) -> str:
     if any(not (folder / f"probe.{kind}").is_file() for kind in ("png", "svg")):
         raise Failed(f"no figure in {folder}")
     record = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-    told = []
+    figures = []
     for item in record["checkpoints"]:
         found = curves({name: item[name] for name in ("information", "alignment", "attention")})
         if len(found) != 1 + 3 + 2 * (2 + layers):
@@ -211,11 +210,11 @@ def check_record(folder: Path, layers: int) -> str:
                 raise Failed(f"{item['name']}: an empty or ragged curve in probe.json")
         if len(item["neighbours"]["by_depth"]) != layers + 1:
             raise Failed(f"{item['name']}: {len(item['neighbours']['by_depth'])} depths of neighbours")
-        told.append(f"{item['name']} {item['information']['mean']['value']:+.4f}")
+        figures.append(f"{item['name']} {item['information']['mean']['value']:+.4f}")
     item = record["checkpoints"][0]
     return (
         f"host {item['host']}, adapter {item['adapter']}, {item['samples']['used']} samples, {len(found)} curves, "
-        f"nats per token: {', '.join(told)}"
+        f"nats per token: {', '.join(figures)}"
     )
 
 
@@ -230,10 +229,10 @@ def main() -> int:
         if command(words):
             raise Failed(f"llava-vista {' '.join(words)} did not end well, see above")
         how = LoadOptions(Path(base) if base else None, template, torch.device("cpu"), torch.float32)
-        subject = load_subject(checkpoints[1], how)[1]
+        subject = load_checkpoint(checkpoints[1], how)
         samples = load_samples(Path(settings["data"]), Path(settings["images"]), 1000, 0).chosen
         encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
-        told = [
+        figures = [
             check_record(output, settings["layers"]),
             check_words_and_pictures(subject, encoded, Path(settings["training"])),
             check_prompts(subject, samples, encoded),
@@ -242,7 +241,7 @@ def main() -> int:
     except Failed as error:
         print(f"{REPORT}FAILED: {error}")
         return 1
-    print(f"{REPORT}{'; '.join(told)}")
+    print(f"{REPORT}{'; '.join(figures)}")
     return 0
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from llava_vista import Adapter
-from llava_vista.tools.probe.hosts import ProbeHost, Subject
+from llava_vista.tools.probe.hosts import ProbeHost
 
 PRIOR = torch.tensor([0.5, 0.25, 0.125, 0.125])
 ENTROPY = float(-(PRIOR * PRIOR.log()).sum())  # 1.213 nats
@@ -102,9 +102,12 @@ class AnalyticAdapter(Adapter):
         return model.decoder
 
 
-class AnalyticSubject(Subject):
-    def __init__(self, model: Reader) -> None:
-        self.model, self.notes = model.eval(), {}
+class AnalyticHost(ProbeHost):
+    architectures = ("Reader",)
+
+    def __init__(self, folder, config, options):
+        self.model, self.notes = Reader(config["reach"]).eval(), {}
+        self.model.broken = config.get("broken", False)
 
     def encode(self, turns, image):
         values = torch.tensor([LEVELS.index(p) if p in LEVELS else -1 for p in image.convert("L").tobytes()])
@@ -134,15 +137,6 @@ class AnalyticSubject(Subject):
 
     def decode(self, ids):
         return "".join(f"{int(token) - VALUE} " for token in ids)
-
-
-class AnalyticHost(ProbeHost):
-    architectures = ("Reader",)
-
-    def load(self, checkpoint, config, options):
-        model = Reader(config["reach"])
-        model.broken = config.get("broken", False)
-        return AnalyticSubject(model)
 
 
 def write_checkpoint(folder: Path, reach: int, **more) -> Path:

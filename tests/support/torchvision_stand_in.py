@@ -92,7 +92,7 @@ class _Module(ModuleType):
 
 @contextmanager
 def stand_in() -> Iterator[None]:
-    """``import torchvision`` finds the stand-in, and timm is imported anew; afterwards both are as they were."""
+    """``import torchvision`` finds the stand-in, and timm is imported again; afterwards both are as before."""
     before = {name: sys.modules.pop(name) for name in _loaded()}
     real = (InterpolationMode, Resize, CenterCrop, ToTensor, Normalize, Compose)
     parts: dict[str, dict[str, Any]] = {

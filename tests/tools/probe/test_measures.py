@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from llava_vista import ConfigError
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.blinding import others, without_image
 from llava_vista.tools.probe.bootstrap import Bootstrap, Estimate, slope_sums, stack
-from llava_vista.tools.probe.data import Sample
-from llava_vista.tools.probe.measures.information import answer_runs, visual_tokens
-from llava_vista.tools.probe.measures.neighbours import Neighbours, agreement, depths, neighbours, permutation_null
-from llava_vista.tools.probe.plan import Plan, short_names
-from llava_vista.tools.probe.results import estimate_record, write_json
-from llava_vista.tools.probe.summary import interval
+from llava_vista.tools.probe.conversation_samples import Sample
+from llava_vista.tools.probe.forward_trace import mask_image
+from llava_vista.tools.probe.measures.shared_neighbours import (
+    SharedNeighbours,
+    agreement,
+    depths,
+    neighbours,
+    permutation_null,
+)
+from llava_vista.tools.probe.measures.visual_information import answer_runs, visual_tokens
+from llava_vista.tools.probe.probe_options import add_arguments, check_options, recorded_options, short_names
+from llava_vista.tools.probe.probe_table import interval
+from llava_vista.tools.probe.probed_batch import exchanged_images
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -76,14 +85,13 @@ def test_slope_is_within_samples() -> None:
     assert found.low == pytest.approx(0.25) == pytest.approx(found.high)
 
 
-def test_nothing_is_undefined_not_an_error(tmp_path) -> None:
+def test_nothing_is_undefined_not_an_error() -> None:
     estimate = Bootstrap(1, 100, 0).ratio(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
-    record = estimate_record(estimate)
+    record = estimate.record()
     assert record["value"] is record["low"] is None
     assert interval(record) == "-"
-    write_json({"x": record}, tmp_path / "x.json")
-    assert "NaN" not in (tmp_path / "x.json").read_text()
-    assert interval(estimate_record(Estimate(1, float("nan"), float("nan"), 1))) == "1.000"
+    assert "NaN" not in json.dumps(record, allow_nan=False)
+    assert interval(Estimate(1, float("nan"), float("nan"), 1).record()) == "1.000"
 
 
 # --- no image ---
@@ -92,27 +100,27 @@ def test_nothing_is_undefined_not_an_error(tmp_path) -> None:
 def test_masks_of_every_form_lose_the_image_only() -> None:
     image = torch.tensor([[False, True, True, False], [False, False, True, False]])
     plain = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    assert without_image(plain, image).tolist() == [[1, 0, 0, 1], [1, 1, 0, 0]]
-    assert without_image(plain.bool(), image).tolist() == [[True, False, False, True], [True, True, False, False]]
-    assert without_image(None, image).tolist() == (~image).tolist()
+    assert mask_image(plain, image).tolist() == [[1, 0, 0, 1], [1, 1, 0, 0]]
+    assert mask_image(plain.bool(), image).tolist() == [[True, False, False, True], [True, True, False, False]]
+    assert mask_image(None, image).tolist() == (~image).tolist()
     causal = torch.full((4, 4), torch.finfo(torch.float32).min).triu(1).expand(2, 1, 4, 4)
-    additive = without_image(causal, image)
+    additive = mask_image(causal, image)
     assert (additive[0, 0, 3] == 0).tolist() == [True, False, False, True]
     assert (additive[1, 0, :, 2] < -1e30).all()
-    boolean = without_image({"full": causal == 0}, image)["full"]
+    boolean = mask_image({"full": causal == 0}, image)["full"]
     assert boolean[0, 0, 3].tolist() == [True, False, False, True]
     assert plain.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]  # the caller's own is not written to
     with pytest.raises(ProbeError, match="blank or shuffled"):
-        without_image(torch.ones(2, 9), image)
+        mask_image(torch.ones(2, 9), image)
 
 
-def test_everybody_gets_anothers_image() -> None:
+def test_shuffling_gives_each_image_another_one() -> None:
     paths = [Path(name) for name in "aabbcdd"]
-    swapped = others(paths, 0)
+    swapped = exchanged_images(paths, 0)
     assert sorted(swapped) == sorted(swapped.values()) == [Path(name) for name in "abcd"]
     assert all(mine != theirs for mine, theirs in swapped.items())
-    assert swapped == others(paths, 0)
-    assert any(swapped != others(paths, seed) for seed in range(1, 6))
+    assert swapped == exchanged_images(paths, 0)
+    assert any(swapped != exchanged_images(paths, seed) for seed in range(1, 6))
 
 
 # --- words ---
@@ -134,7 +142,7 @@ def test_characters_of_several_tokens_belong_to_the_last() -> None:
     assert found == [False, False, True, False]
 
 
-def test_answers_of_several_turns_are_told_apart() -> None:
+def test_each_run_of_labels_is_an_answer() -> None:
     assert answer_runs(torch.tensor([-100, 5, 6, -100, -100, 7, -100])) == [[5, 6], [7]]
 
 
@@ -158,7 +166,7 @@ def test_agreement_of_the_same_and_of_unrelated_representations() -> None:
 
 
 def test_permutation_reorders_both_ends_of_an_edge() -> None:
-    """Against the literal: permute the features, and find neighbours anew."""
+    """Against the literal: permute the features, and find the neighbours again."""
     generator = torch.Generator().manual_seed(3)
     left = neighbours(torch.randn(12, 4, generator=generator), 3)
     features = torch.randn(12, 4, generator=generator)
@@ -171,22 +179,27 @@ def test_permutation_reorders_both_ends_of_an_edge() -> None:
     assert permutation_null(left, right, 5, 9).tolist() == pytest.approx(torch.stack(literal).tolist())
 
 
+def batch_of(samples: list[Sample], states: list[torch.Tensor], tower: torch.Tensor) -> Any:
+    """What the measure reads of a `ProbedBatch`."""
+    return SimpleNamespace(samples=samples, trace=SimpleNamespace(states=states), tower_features=lambda: tower)
+
+
 def test_an_image_counts_once() -> None:
     """A second copy would be everyone's nearest neighbour of itself, in both representations."""
-    measure = Neighbours("tower")
+    measure = SharedNeighbours(None, 10, 0)
     samples = [Sample(str(number), Path(f"{number // 2}.png"), ()) for number in range(8)]
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(8, 5, generator=generator) for _ in range(2)]
-    measure.add(samples, states, torch.randn(8, 3, generator=generator))
-    record = measure.record(10, 0)
+    measure.add(batch_of(samples, states, torch.randn(8, 3, generator=generator)))
+    record = measure.record(Bootstrap(1, 10, 0))
     assert record["images"] == 4
     assert len(record["by_depth"]) == 2
 
 
 def test_few_images_have_no_neighbours() -> None:
-    measure = Neighbours("tower")
-    measure.add([Sample("0", Path("0.png"), ())], [torch.zeros(1, 2)], torch.zeros(1, 2))
-    record = measure.record(10, 0)
+    measure = SharedNeighbours(None, 10, 0)
+    measure.add(batch_of([Sample("0", Path("0.png"), ())], [torch.zeros(1, 2)], torch.zeros(1, 2)))
+    record = measure.record(Bootstrap(1, 10, 0))
     assert record["by_depth"] == []
     assert "too few images" in record["note"]
 
@@ -201,7 +214,7 @@ def test_depths_keep_both_ends_and_few() -> None:
 # --- options ---
 
 
-def test_names_are_what_tells_folders_apart() -> None:
+def test_short_names_are_the_parts_that_differ() -> None:
     assert short_names([Path("/x/demo/baseline/finetune"), Path("/x/demo/vista/finetune")]) == ("baseline", "vista")
     assert short_names([Path("/x/a"), Path("/x/b"), Path("/x/c")]) == ("a", "b", "c")
     assert short_names([Path("/x/llava/7b")]) == ("llava/7b",)
@@ -209,9 +222,18 @@ def test_names_are_what_tells_folders_apart() -> None:
         assert len(set(short_names(paths))) == 3, paths
 
 
-def test_a_plan_is_checked() -> None:
-    good = {"checkpoints": (Path("a"), Path("b")), "names": ("a", "b"), "data": None, "images": None}
-    json.dumps(Plan(**good).record())
-    for change in ({"names": ("a",)}, {"names": ("a", "a")}, {"checkpoints": (Path("a"),) * 2}, {"batch_size": 0}):
+def checked(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args(words)
+    check_options(options)
+    return options
+
+
+def test_options_are_checked() -> None:
+    json.dumps(recorded_options(checked("a", "b", "--data", "x.json", "--measures", "attention", "information")))
+    assert checked("a", "b", "--measures", "attention", "information").measures == ("information", "attention")
+    wrong = (("a", "b", "--names", "a"), ("a", "b", "--names", "a", "a"), ("a", "a"), ("a", "--batch-size", "0"))
+    for words in wrong:
         with pytest.raises(ConfigError):
-            Plan(**{**good, **change})
+            checked(*words)

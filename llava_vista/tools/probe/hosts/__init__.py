@@ -1,10 +1,12 @@
-"""How the checkpoints of a model family are loaded and asked: one small file each, found through the registry."""
+"""How the checkpoints of a model family are loaded and run: a host per repository, found through the registry.
 
-from . import forks as _forks  # noqa: F401  (importing a host's module registers it)
-from . import moellava as _moellava  # noqa: F401
-from . import native as _native  # noqa: F401
-from . import tinyllava as _tinyllava  # noqa: F401
-from . import vila as _vila  # noqa: F401
-from .base import HOSTS, LoadOptions, ProbeHost, Subject, load_subject, register_host
+A fork of LLaVA is a data sheet in ``llava_forks.py``. Another family is a `ProbeHost` in a file of its own.
+"""
 
-__all__ = ["HOSTS", "LoadOptions", "ProbeHost", "Subject", "load_subject", "register_host"]
+from . import llava_forks as _llava_forks  # noqa: F401  (importing a host's module registers it)
+from . import tinyllava_host as _tinyllava  # noqa: F401
+from . import transformers_host as _transformers  # noqa: F401
+from . import vila_host as _vila  # noqa: F401
+from .probe_host import HOSTS, LoadOptions, ProbeHost, load_checkpoint, register_host
+
+__all__ = ["HOSTS", "LoadOptions", "ProbeHost", "load_checkpoint", "register_host"]

@@ -1,11 +1,5 @@
-"""What a probe measures: one file each.
+"""The measures, one file each. A measure collects a few numbers per sample, and returns a record for the JSON.
 
-A measure collects small numbers per sample, batch by batch, and turns them into a record for the JSON at the end.
+A new one is a file, its row in ``checkpoint_probe`` and its name in ``probe_options.MEASURES``. A panel
+(``probe_panels.PANELS``) and a row (``probe_table.ROWS``) show it.
 """
-
-from .alignment import Alignment
-from .attention import Attention
-from .information import VisualInformation
-from .neighbours import Neighbours
-
-__all__ = ["Alignment", "Attention", "Neighbours", "VisualInformation"]

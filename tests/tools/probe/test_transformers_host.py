@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import native_models as families
@@ -16,13 +15,12 @@ from PIL import Image
 from llava_vista import attach
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.data import load_samples
-from llava_vista.tools.probe.examine import open_image
-from llava_vista.tools.probe.hosts import LoadOptions, load_subject
-from llava_vista.tools.probe.hosts.native import NativeSubject, expand_labels
-from llava_vista.tools.probe.looking import looking_at
-from llava_vista.tools.probe.measures.alignment import align
-from llava_vista.tools.probe.measures.information import answer_log_probs
+from llava_vista.tools.probe.conversation_samples import load_samples, open_image
+from llava_vista.tools.probe.forward_trace import Tracer
+from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
+from llava_vista.tools.probe.hosts.transformers_host import TransformersHost, expand_labels
+from llava_vista.tools.probe.measures.alignment_curves import align
+from llava_vista.tools.probe.measures.visual_information import answer_log_probs
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -54,19 +52,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_log_probs_and_alignment(site) -> None:
     """Against the literal: one sample alone, its image's rows moved to the end where no text sees them."""
     checkpoint, data = site
-    name, subject = load_subject(checkpoint, OPTIONS)
-    assert name == "transformers"
+    subject = load_checkpoint(checkpoint, OPTIONS)
+    assert subject.name == "transformers"
     samples = load_samples(data, None, 5, 0).chosen
     encoded = [subject.encode(sample.turns, open_image(sample.image)) for sample in samples]
     batch = subject.collate(encoded)
     assert not bool(batch["attention_mask"].all())
     for labels, sample in zip(batch["labels"], samples, strict=True):
-        said = " ".join(f"{turn.answer} </s>" for turn in sample.turns)
-        assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == said.split()
-        assert subject.decode(labels[labels >= 0].tolist()).split() == said.replace("</s>", "").split()
+        answers = " ".join(f"{turn.answer} </s>" for turn in sample.turns)
+        assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == answers.split()
+        assert subject.decode(labels[labels >= 0].tolist()).split() == answers.replace("</s>", "").split()
     names = [sample.name for sample in samples]
-    with looking_at(subject.model) as looker:
-        seen, blind = looker.look(batch, attention=True, states=True), looker.look(batch, blind=True)
+    with Tracer(subject.model) as tracer:
+        seen, blind = tracer.trace(batch, attention=True, states=True), tracer.trace(batch, blind=True)
     found = [answer_log_probs(item, batch["labels"], names) for item in (seen, blind)]
     model = subject.model
     with torch.no_grad():
@@ -135,9 +133,9 @@ def test_a_masked_image_says_nothing_in_any_family(family) -> None:
     model.set_attn_implementation("eager")
     batch = made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    with looking_at(model) as looker:
-        seen, different = looker.look(batch, attention=True, states=True), looker.look(other)
-        blind, still_blind = looker.look(batch, blind=True), looker.look(other, blind=True)
+    with Tracer(model) as tracer:
+        seen, different = tracer.trace(batch, attention=True, states=True), tracer.trace(other)
+        blind, still_blind = tracer.trace(batch, blind=True), tracer.trace(other, blind=True)
     text = seen.layout.text & (seen.layout.image.cumsum(dim=1) > 0)
     assert not torch.equal(seen.logits[text], different.logits[text])
     assert not torch.equal(seen.logits[text], blind.logits[text])
@@ -146,12 +144,13 @@ def test_a_masked_image_says_nothing_in_any_family(family) -> None:
 
 
 @pytest.mark.parametrize("family", TOWERS)
-def test_the_tower_tells_images_apart(family) -> None:
+def test_tower_features_differ_between_images(family) -> None:
     torch.manual_seed(0)
     made = families.FAMILIES[f"{family}ForConditionalGeneration"]
     model, batch = made.build().eval(), made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    subject = NativeSubject(model, SimpleNamespace(tokenizer=SimpleNamespace()), OPTIONS)
+    subject = TransformersHost.__new__(TransformersHost)  # no folder is loaded
+    subject.model = model
     with torch.no_grad():
         features, others = subject.tower_features(batch), subject.tower_features(other)
         one = {name: value[:1] if name != "pixel_values" else value[: len(value) // 2] for name, value in batch.items()}
@@ -161,7 +160,7 @@ def test_the_tower_tells_images_apart(family) -> None:
     torch.testing.assert_close(features[:1], alone)
 
 
-def test_what_does_not_fit_is_said(site, tmp_path, capsys) -> None:
+def test_template_is_refused(site, tmp_path, capsys) -> None:
     checkpoint, data = site
     words = ["probe", str(checkpoint), "--data", str(data), "--output", str(tmp_path)]
     assert main([*words, "--template", "v1"]) == 2

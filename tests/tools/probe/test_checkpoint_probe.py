@@ -34,7 +34,7 @@ def family() -> Iterator[None]:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second or two: only the tests of the figure pay for it."""
     if "figure" not in request.node.name:
-        monkeypatch.setattr("llava_vista.tools.probe.command.draw", lambda record, paths: None)
+        monkeypatch.setattr("llava_vista.tools.probe.checkpoint_probe.draw", lambda record, paths: None)
 
 
 def probe(tmp_path: Path, *checkpoints: Path, data: Path, **options: object) -> dict:
@@ -182,7 +182,7 @@ def test_bad_data_is_named(tmp_path, capsys) -> None:
     data = write_data(tmp_path / "data", 4)
     out = ("--output", tmp_path / "out", "--measures", "information")
     assert "nothing.json is not a file" in fails(capsys, checkpoint, "--data", tmp_path / "nothing.json", *out)
-    assert "nothing to look at" in fails(capsys, checkpoint, *out)
+    assert "nothing to probe" in fails(capsys, checkpoint, *out)
     assert "is not a folder" in fails(capsys, checkpoint, "--images", tmp_path / "nowhere", *out)
     (tmp_path / "empty").mkdir()
     assert "holds no image" in fails(capsys, checkpoint, "--images", tmp_path / "empty", *out)
@@ -196,7 +196,7 @@ def test_bad_data_is_named(tmp_path, capsys) -> None:
 
     assert "4 without an image" in with_records(lambda record: record.pop("image") and None)
     message = with_records(lambda record: record.update(image="gone.png"))
-    assert "4 of 4 images are not there" in message and "gone.png" in message and "r0" in message
+    assert "4 of 4 images are missing" in message and "gone.png" in message and "r0" in message
     message = with_records(lambda record: record["conversations"][1].update(value="  "))
     assert "4 with an empty answer" in message
     system = {"from": "system", "value": "x"}
@@ -237,7 +237,7 @@ def test_shuffling_needs_two_images(tmp_path, capsys) -> None:
     assert "at least two different images" in message
 
 
-def test_a_missing_timm_is_said(tmp_path, capsys, monkeypatch) -> None:
+def test_missing_timm_is_named(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     data = write_data(tmp_path / "data", 4)
     message = fails(capsys, write_checkpoint(tmp_path / "a", 3), "--data", data, "--output", tmp_path / "out",

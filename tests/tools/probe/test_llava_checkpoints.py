@@ -5,29 +5,31 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from literal import literal_vista
+from PIL import Image
 from probe_site import OPTIONS, Site, run
 
 from llava_vista import VistaConfig, attach, vista_loss
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.data import Sample, load_samples
-from llava_vista.tools.probe.examine import open_image
-from llava_vista.tools.probe.hosts import LoadOptions, load_subject
-from llava_vista.tools.probe.looking import looking_at
-from llava_vista.tools.probe.measures.alignment import align
-from llava_vista.tools.probe.measures.information import VisualInformation, answer_log_probs, answer_runs
+from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
+from llava_vista.tools.probe.forward_trace import Tracer
+from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
+from llava_vista.tools.probe.measures.alignment_curves import align
+from llava_vista.tools.probe.measures.visual_information import VisualInformation, answer_log_probs, answer_runs
+from llava_vista.tools.probe.probed_batch import exchanged_images
 
 pytestmark = pytest.mark.environments("llava")
 
 
 @pytest.fixture
 def subject(site: Site) -> Any:
-    return load_subject(site.checkpoints[0], OPTIONS)[1]
+    return load_checkpoint(site.checkpoints[0], OPTIONS)
 
 
 def read(site: Site, count: int, path: Path | None = None) -> tuple[Sample, ...]:
@@ -67,8 +69,8 @@ def test_log_probs_are_the_models_own(site, subject, blind) -> None:
     encoded = encode(subject, samples)
     batch = subject.collate(encoded)
     assert not bool(batch["attention_mask"].all())  # ragged
-    with looking_at(subject.model) as looker:
-        found = answer_log_probs(looker.look(batch, blind=blind), batch["labels"], [sample.name for sample in samples])
+    with Tracer(subject.model) as tracer:
+        found = answer_log_probs(tracer.trace(batch, blind=blind), batch["labels"], [sample.name for sample in samples])
     with torch.no_grad():
         for mine, item in zip(found, encoded, strict=True):
             torch.testing.assert_close(mine, literally(subject, item, blind), atol=2e-5, rtol=1e-4)
@@ -78,8 +80,8 @@ def test_log_probs_are_the_models_own(site, subject, blind) -> None:
 @pytest.mark.parametrize("method", ["l2", "cosine"])
 def test_alignment_weighted_and_summed_is_vista_loss(site, subject, method) -> None:
     batch = subject.collate(encode(subject, read(site, 5)))
-    with looking_at(subject.model) as looker:
-        seen = looker.look(batch)
+    with Tracer(subject.model) as tracer:
+        seen = tracer.trace(batch)
     summed = -torch.stack([(getattr(sample, method) * sample.weight).sum() for sample in align(seen)]).mean()
     config = VistaConfig(method=method)
     handle = attach(subject.model, config, add_to_loss=False)
@@ -87,16 +89,20 @@ def test_alignment_weighted_and_summed_is_vista_loss(site, subject, method) -> N
         subject.model(**batch)
     attached = handle.loss()
     handle.detach()
-    literal, _ = literal_vista(seen.embeds.double(), seen.hidden.double(), seen.layout.text, seen.layout.image, method)
+    literal, _ = literal_vista(
+        seen.inputs_embeds.double(), seen.last_hidden_state.double(), seen.layout.text, seen.layout.image, method
+    )
     assert summed.item() == pytest.approx(literal.item(), rel=1e-5)
     assert summed.item() == pytest.approx(attached.item(), rel=1e-5)
-    assert summed.item() == pytest.approx(vista_loss(seen.embeds, seen.hidden, seen.layout, config).item(), rel=1e-5)
+    assert summed.item() == pytest.approx(
+        vista_loss(seen.inputs_embeds, seen.last_hidden_state, seen.layout, config).item(), rel=1e-5
+    )
 
 
 def test_attention_and_states_are_the_models_own(site, subject) -> None:
     batch = subject.collate(encode(subject, read(site, 3)))
-    with looking_at(subject.model) as looker:
-        seen = looker.look(batch, attention=True, states=True)
+    with Tracer(subject.model) as tracer:
+        seen = tracer.trace(batch, attention=True, states=True)
     with torch.no_grad():
         plain = subject.model(**batch, output_attentions=True, output_hidden_states=True)
     torch.testing.assert_close(seen.logits, plain.logits)
@@ -121,10 +127,10 @@ def test_merging_first_is_the_models_own_forward(site, subject) -> None:
     """As `generate` does it, without a loss: CAL and VIRAL have none in evaluation mode. The batch is left alone."""
     batch = subject.collate(encode(subject, read(site, 3)))
     before = {name: batch[name].clone() for name in ("input_ids", "labels", "attention_mask")}
-    with looking_at(subject.model) as looker:
-        plain = looker.look(batch)
-    with looking_at(subject.model, subject.run) as looker:
-        seen = looker.look(batch)
+    with Tracer(subject.model) as tracer:
+        plain = tracer.trace(batch)
+    with Tracer(subject.model, subject.run) as tracer:
+        seen = tracer.trace(batch)
     torch.testing.assert_close(seen.logits, plain.logits, rtol=0, atol=0)
     assert torch.equal(seen.layout.text, plain.layout.text)
     assert torch.equal(seen.layout.answer, plain.layout.answer)
@@ -136,10 +142,10 @@ def test_the_model_is_left_as_it_was(site, subject) -> None:
     before = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
     own = dict(vars(type(model)))
     batch = subject.collate(encode(subject, read(site, 2)))
-    with looking_at(model) as looker:
-        looker.look(batch, blind=True, attention=True, states=True)
-    with pytest.raises(IndexError), looking_at(model) as looker:
-        looker.look({**batch, "input_ids": batch["input_ids"].clamp(max=-1).abs() * 10_000}, attention=True)
+    with Tracer(model) as tracer:
+        tracer.trace(batch, blind=True, attention=True, states=True)
+    with pytest.raises(IndexError), Tracer(model) as tracer:
+        tracer.trace({**batch, "input_ids": batch["input_ids"].clamp(max=-1).abs() * 10_000}, attention=True)
     assert {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()} == before
     assert dict(vars(type(model))) == own
 
@@ -154,11 +160,12 @@ def test_words_marked_visual_are_found_in_llavas_tokens(site, subject) -> None:
     path.write_text(json.dumps([record]))
     samples = read(site, 1, path)
     batch = subject.collate(encode(subject, samples))
-    measure = VisualInformation()
-    with looking_at(subject.model) as looker:
-        seen = looker.look(batch)
-        blind = looker.look(batch, blind=True)
-        measure.add(samples, seen, blind, batch["labels"], batch["labels"], subject.decode)
+    measure = VisualInformation("masked")
+    with Tracer(subject.model) as tracer:
+        seen = tracer.trace(batch)
+        blind = tracer.trace(batch, blind=True)
+        measure.add(SimpleNamespace(samples=samples, trace=seen, labels=batch["labels"], decode=subject.decode,
+                                    without_image=(blind, batch["labels"])))  # fmt: skip
     ids = batch["labels"][batch["labels"] >= 0]
     assert len(ids) == len(measure.values[0])
     runs = answer_runs(batch["labels"][0])
@@ -215,17 +222,19 @@ def test_other_ways_of_having_no_image(site, subject, tmp_path, no_image) -> Non
         "--measures", "information",
     )  # fmt: skip
     assert record["checkpoints"][0]["information"]["no_image"].startswith(f"{no_image}: ")
-    from llava_vista.tools.probe.blinding import blank, others
-
     samples = read(site, 20, site.captions)
     assert len(samples) == 12
-    plain = load_subject(site.checkpoints[0], LoadOptions(None, "plain", OPTIONS.device, OPTIONS.dtype))[1]
-    swapped = others([sample.image for sample in samples], 0)
+    plain = load_checkpoint(site.checkpoints[0], LoadOptions(None, "plain", OPTIONS.device, OPTIONS.dtype))
+    swapped = exchanged_images([sample.image for sample in samples], 0)
     expected, tokens = 0.0, 0
     with torch.no_grad():
         for sample in samples:
             picture = open_image(sample.image)
-            other = blank(picture) if no_image == "blank" else open_image(swapped[sample.image])
+            other = (
+                Image.new("RGB", picture.size, (127, 127, 127))
+                if no_image == "blank"
+                else open_image(swapped[sample.image])
+            )
             known, guessed = (
                 literally(plain, plain.encode(sample.turns, image), drop_image=False) for image in (picture, other)
             )
@@ -252,7 +261,7 @@ def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
     for sample, question in zip(load_samples(path, site.images, 9, 0).chosen, questions, strict=True):
         picture = open_image(sample.image)
         ids = tokenizer_image_token(prompt_for(question["text"]), subject.tokenizer, return_tensors="pt")[None]
-        pixels = process_images([picture], subject.tower.image_processor, subject.model.config)
+        pixels = process_images([picture], subject.vision.image_processor, subject.model.config)
         stock = subject.model.generate(ids, images=pixels, do_sample=False, max_new_tokens=6)[0]
         text, cut = subject.answer(sample.turns, picture, 6)
         assert text == subject.tokenizer.decode(stock, skip_special_tokens=True).strip()
@@ -262,7 +271,6 @@ def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
 def test_another_tower_by_name(site, tmp_path, monkeypatch) -> None:
     """With a stand-in for timm, which needs torchvision: only the calls that are made to it are tested."""
     import sys
-    from types import SimpleNamespace
 
     class Stand(torch.nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -293,5 +301,5 @@ def test_broken_weights_are_named(site, subject) -> None:
     batch = subject.collate(encode(subject, samples))
     with torch.no_grad():
         subject.model.lm_head.weight.fill_(torch.nan)
-    with looking_at(subject.model) as looker, pytest.raises(ProbeError, match=f"sample {samples[0].name}: .*NaN"):
-        answer_log_probs(looker.look(batch), batch["labels"], [sample.name for sample in samples])
+    with Tracer(subject.model) as tracer, pytest.raises(ProbeError, match=f"sample {samples[0].name}: .*NaN"):
+        answer_log_probs(tracer.trace(batch), batch["labels"], [sample.name for sample in samples])

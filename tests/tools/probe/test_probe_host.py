@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from llava_vista.errors import ProbeError, UnsupportedModelError
-from llava_vista.tools.probe.data import Turn
-from llava_vista.tools.probe.examine import without_end
-from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_subject
-from llava_vista.tools.probe.hosts.base import choose_host
-from llava_vista.tools.probe.hosts.sources import lacking, places
-from llava_vista.tools.probe.measures.information import turns_of_runs
+from llava_vista.tools.probe.conversation_samples import Turn
+from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_checkpoint
+from llava_vista.tools.probe.hosts.probe_host import choose_host
+from llava_vista.tools.probe.hosts.repository_host import RepositoryHost
+from llava_vista.tools.probe.measures.visual_information import turns_of_runs
+from llava_vista.tools.probe.probed_batch import without_end
 
 pytestmark = pytest.mark.environments("latest")
 
 OPTIONS = LoadOptions(None, None, torch.device("cpu"), torch.float32)
 MODELS = "model/language_model"
-#: Packages by what tells them apart.
+#: Packages by the files that distinguish them.
 LLAVA = {"llava": [f"{MODELS}/llava_llama.py", f"{MODELS}/llava_mistral.py"]}
 VIRAL = {"llava": [*LLAVA["llava"], f"{MODELS}/llava_qwen2.py"]}
 NEXT = {"llava": [*LLAVA["llava"], f"{MODELS}/llava_qwen.py"]}
@@ -84,7 +84,7 @@ def checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ({}, config("LlavaForConditionalGeneration", "llava"), "transformers"),
     ],
 )
-def test_the_code_that_is_here_decides(checkouts, packages, found, host) -> None:
+def test_choose_host_takes_the_one_whose_code_is_importable(checkouts, packages, found, host) -> None:
     checkouts(packages)
     assert choose_host(Path("checkpoint"), found).name == host
 
@@ -110,7 +110,7 @@ def test_the_code_that_is_here_decides(checkouts, packages, found, host) -> None
         ),
     ],
 )
-def test_what_to_put_on_the_path_is_said(checkouts, packages, found, words) -> None:
+def test_choose_host_names_what_to_put_on_the_path(checkouts, packages, found, words) -> None:
     checkouts(packages)
     with pytest.raises(ProbeError) as caught:
         choose_host(Path("checkpoint"), found)
@@ -126,13 +126,13 @@ def test_what_to_put_on_the_path_is_said(checkouts, packages, found, words) -> N
         config("LlamaForCausalLM", "llama"),
     ],
 )
-def test_what_no_host_loads_is_said(checkouts, found) -> None:
+def test_choose_host_refuses_what_no_host_loads(checkouts, found) -> None:
     checkouts(LLAVA)
     with pytest.raises(UnsupportedModelError, match=f"does not know how to load {found['architectures'][0]}"):
         choose_host(Path("checkpoint"), found)
 
 
-def test_code_for_another_environment_is_said(checkouts, tmp_path) -> None:
+def test_loading_names_code_for_another_environment(checkouts, tmp_path) -> None:
     """As where a host is imported with another transformers than its own."""
     checkouts({"bunny": ["conversation.py", f"{MODELS}/bunny_phi.py", "model/__init__.py", f"{MODELS}/__init__.py"]})
     (tmp_path / "bunny" / "conversation.py").write_text("from transformers import NothingOfThatName\n")
@@ -140,17 +140,21 @@ def test_code_for_another_environment_is_said(checkouts, tmp_path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config("BunnyPhiForCausalLM", "bunny-phi", **TOWER)))
     with pytest.raises(ProbeError, match=r"bunny.conversation of BAAI-DCAI/Bunny cannot be imported here .*Nothing"):
-        load_subject(folder, OPTIONS)
+        load_checkpoint(folder, OPTIONS)
 
 
-def test_a_package_is_found_without_being_imported(checkouts, tmp_path) -> None:
+def test_a_package_is_recognised_without_an_import(checkouts, tmp_path) -> None:
     checkouts({"bunny": ["one.py"]})
     (tmp_path / "bunny" / "__init__.py").write_text("raise RuntimeError('imported')")
-    assert places("bunny") == [tmp_path / "bunny"]
-    assert places("nobody_has_this") == []
-    assert lacking("Bunny", "bunny", ["one.py"]) is None
-    assert "has no two.py" in str(lacking("Bunny", "bunny", ["two.py"]))
-    assert "has one.py" in str(lacking("Bunny", "bunny", [], ["one.py"]))
+
+    def missing(package: str, **files: tuple[str, ...]) -> str | None:
+        attributes = {"repository": "Bunny", "package": package, **files}
+        return type("Repository", (RepositoryHost,), attributes).missing({})
+
+    assert "not importable" in str(missing("nobody_has_this"))
+    assert missing("bunny", holds=("one.py",)) is None
+    assert "has no two.py" in str(missing("bunny", holds=("two.py",)))
+    assert "has one.py" in str(missing("bunny", lacks=("one.py",)))
 
 
 def test_every_adapter_of_a_repository_has_a_host() -> None:
@@ -163,7 +167,7 @@ def test_every_adapter_of_a_repository_has_a_host() -> None:
         "MoELLaVAMiniCPMForCausalLM", "MoELLaVAQWenForCausalLM", "MoELLaVALlamaForCausalLM",
         "MoELLaVAMistralForCausalLM",
     }  # fmt: skip
-    known = {name.removeprefix("Eval") for host in (cls() for cls in HOSTS) for name in host.known()}
+    known = {name.removeprefix("Eval") for host in HOSTS for name in host.known()}
     trained = {
         name.rpartition(".")[2]
         for adapter in all_adapters()

@@ -15,7 +15,7 @@ from torchvision_stand_in import stand_in
 
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.towers import TimmTower
+from llava_vista.tools.probe.measures.shared_neighbours import TimmTower
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -65,7 +65,7 @@ def test_features_are_the_models_own(saved) -> None:
     assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
-def test_what_timm_cannot_make_is_said(timm, tmp_path, monkeypatch) -> None:
+def test_models_that_timm_cannot_make_are_named(timm, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, message in (
         ("nothing_at_all", "Unknown model"),

@@ -1,23 +1,20 @@
-"""LLaVA-1.5 and its relatives: one data sheet each."""
+"""LLaVA-1.5 and the repositories that grew out of it: one data sheet each."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from .base import register_host
-from .llava_like import Kind, LlavaLikeHost
+from .llava_loader import Kind, LlavaFork
+from .probe_host import register_host
 
 
 @register_host("llava")
-class LlavaHost(LlavaLikeHost):
+class LlavaHost(LlavaFork):
     """LLaVA-1.5 (on PyPI as llava-torch), CAL and VIRAL: same package, same classes, same preprocessing."""
 
     repository = "haotian-liu/LLaVA, CAL or VIRAL"
     package = "llava"
     kinds = {
         "llava_llama": Kind("llava_llama.LlavaLlamaForCausalLM", "v1"),
-        "llava": Kind("llava_llama.LlavaLlamaForCausalLM", "v1"),  # as it was called before v1.2
+        "llava": Kind("llava_llama.LlavaLlamaForCausalLM", "v1"),  # its name before v1.2
         "llava_mistral": Kind("llava_mistral.LlavaMistralForCausalLM", "mistral_instruct"),
         "llava_qwen2": Kind("llava_qwen2.LlavaQwen2ForCausalLM", "qwen_2"),  # VIRAL
     }
@@ -28,7 +25,7 @@ class LlavaHost(LlavaLikeHost):
 
 
 @register_host("llava-next")
-class LlavaNextHost(LlavaLikeHost):
+class LlavaNextHost(LlavaFork):
     """Its Mistral and Gemma classes cannot be run: they pass ``image_sizes`` as ``modalities``."""
 
     repository = "LLaVA-VL/LLaVA-NeXT"
@@ -45,7 +42,7 @@ class LlavaNextHost(LlavaLikeHost):
 
 
 @register_host("bunny")
-class BunnyHost(LlavaLikeHost):
+class BunnyHost(LlavaFork):
     """Phi-1.5 and Phi-2, Phi-3, Qwen1.5, StableLM-2, MiniCPM, Llama 3."""
 
     repository = "BAAI-DCAI/Bunny"
@@ -56,25 +53,15 @@ class BunnyHost(LlavaLikeHost):
         "bunny-qwen2": Kind("bunny_qwen.BunnyQwen2ForCausalLM", "bunny", fast=True),
         "bunny-stablelm": Kind("bunny_stablelm.BunnyStableLMForCausalLM", "bunny", fast=True),
         "bunny-minicpm": Kind("bunny_minicpm.BunnyMiniCPMForCausalLM", "minicpm", fast=True),
-        "bunny-llama": Kind("bunny_llama.BunnyLlamaForCausalLM", "llama", fast=True),
+        "bunny-llama": Kind("bunny_llama.BunnyLlamaForCausalLM", "llama", fast=True, end_id=128001),
     }
     training = "util.data_utils"
     utilities = "util.mm_utils"
-
-    def load_tokenizer(self, source: Path, kind: Kind) -> Any:
-        from transformers import AutoTokenizer
-
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, use_fast=kind.fast)
-        if kind.template == "llama":
-            tokenizer.eos_token_id = 128001
-            tokenizer.pad_token = tokenizer.eos_token
-        elif tokenizer.unk_token is not None and tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.unk_token
-        return tokenizer
+    keeps_pad_token = True
 
 
 @register_host("sharegpt4v")
-class ShareGpt4VHost(LlavaLikeHost):
+class ShareGpt4VHost(LlavaFork):
     """LLaVA as it was before 1.1.2."""
 
     repository = "ShareGPT4Omni/ShareGPT4V"
@@ -83,10 +70,34 @@ class ShareGpt4VHost(LlavaLikeHost):
 
 
 @register_host("videollava")
-class VideoLlavaHost(LlavaLikeHost):
+class VideoLlavaHost(LlavaFork):
     """Images only."""
 
     repository = "PKU-YuanGroup/Video-LLaVA"
     package = "videollava"
     kinds = {"llava": Kind("llava_llama.LlavaLlamaForCausalLM", "v1")}
+    tower = "image_tower"
+
+
+@register_host("moellava")
+class MoeLlavaHost(LlavaFork):
+    """Dense language models, and the same with sparse experts. StableLM, QWen (v1) and MiniCPM are not loaded.
+
+    An expert takes as many tokens as its capacity allows (`eval_capacity_factor`) and drops the rest, so a token's
+    value may depend on the batch that it is in. Probe with ``--batch-size 1`` where that matters.
+    """
+
+    repository = "PKU-YuanGroup/MoE-LLaVA"
+    package = "moellava"
+    kinds = {
+        "llava_phi": Kind("llava_phi.LlavaPhiForCausalLM", "phi", unknown_token="<|extra_0|>"),
+        "llava_qwen1_5": Kind("llava_qwen1_5.LlavaQwen1_5ForCausalLM", "qwen", unknown_token="<|extra_0|>"),
+        "llava_llama": Kind("llava_llama.LlavaLlamaForCausalLM", "v1"),
+        "llava_mistral": Kind("llava_mistral.LlavaMistralForCausalLM", "mistral"),
+        # The class that trains gets its experts from the training script; this one makes them from the configuration.
+        "moe_llava_phi": Kind("llava_phi_moe.EvalMoELLaVAPhiForCausalLM", "phi", unknown_token="<|extra_0|>"),
+        "moe_llava_qwen1_5": Kind(
+            "llava_qwen1_5_moe.EvalMoELLaVAQwen1_5ForCausalLM", "qwen", unknown_token="<|extra_0|>"
+        ),
+    }
     tower = "image_tower"

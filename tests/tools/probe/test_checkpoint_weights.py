@@ -9,7 +9,7 @@ import torch
 from probe_site import OPTIONS, run
 
 from llava_vista.cli import main
-from llava_vista.tools.probe.hosts import LoadOptions, load_subject
+from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -23,7 +23,7 @@ def test_a_stage_one_projector_needs_its_base(site, tmp_path, capsys) -> None:
     record = run(site, tmp_path / "out", folder, "--data", site.captions, "--base", site.tiny.language_model)
     item = record["checkpoints"][0]
     assert (item["kind"], item["template"], item["samples"]["used"]) == ("projector", "plain", 12)
-    loaded = load_subject(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))[1]
+    loaded = load_checkpoint(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))
     state = loaded.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())
     assert type(loaded.model.model.layers[0].self_attn).__name__ == "LlamaAttention"  # the eager one
@@ -38,7 +38,7 @@ def test_a_lora_checkpoint_is_merged_into_its_base(site, tmp_path, capsys) -> No
     torch.save({f"base_model.model.{name}": value for name, value in weights.items()},
                folder / "non_lora_trainables.bin")  # fmt: skip
     torch.manual_seed(5)
-    base = load_subject(site.checkpoints[0], OPTIONS)[1].model
+    base = load_checkpoint(site.checkpoints[0], OPTIONS).model
     wrapped = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
@@ -48,12 +48,12 @@ def test_a_lora_checkpoint_is_merged_into_its_base(site, tmp_path, capsys) -> No
     data = ("--data", str(site.captions), "--images", str(site.images), "--output", str(tmp_path / "out"))
     assert main(["probe", str(folder), *data]) == 2
     assert "holds LoRA weights only" in capsys.readouterr().err
-    loaded = load_subject(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))[1]
+    loaded = load_checkpoint(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))
     assert (loaded.notes["kind"], loaded.template) == ("LoRA", "v1")
     expected = wrapped.merge_and_unload().state_dict()
     state = loaded.model.state_dict()
     assert all(torch.allclose(state[name], expected[name], atol=1e-6) for name in state if "vision" not in name)
-    plain = load_subject(site.checkpoints[0], OPTIONS)[1].model.state_dict()
+    plain = load_checkpoint(site.checkpoints[0], OPTIONS).model.state_dict()
     assert not torch.allclose(state["model.layers.0.self_attn.q_proj.weight"],
                               plain["model.layers.0.self_attn.q_proj.weight"])  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_a_tower_that_was_trained_is_the_checkpoints_own(site, tmp_path, pickled
 
     folder = tmp_path / "tuned"
     shutil.copytree(site.checkpoints[0], folder)
-    original = load_subject(site.checkpoints[0], OPTIONS)[1].tower.state_dict()
+    original = load_checkpoint(site.checkpoints[0], OPTIONS).vision.state_dict()
     tuned = {f"model.vision_tower.{name}": value + 1 for name, value in original.items() if value.is_floating_point()}
     tuned |= {f"model.vision_tower.{name}": v for name, v in original.items() if not v.is_floating_point()}
     weights = load_file(folder / "model.safetensors") | tuned
@@ -75,11 +75,11 @@ def test_a_tower_that_was_trained_is_the_checkpoints_own(site, tmp_path, pickled
     else:
         save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors",
                   {"format": "pt"})  # fmt: skip
-    found = load_subject(folder, OPTIONS)[1].tower.state_dict()
+    found = load_checkpoint(folder, OPTIONS).vision.state_dict()
     assert all(torch.equal(found[name.removeprefix("model.vision_tower.")], value) for name, value in tuned.items())
 
 
-def test_what_cannot_be_loaded_is_said(site, tmp_path, capsys) -> None:
+def test_folders_that_cannot_be_loaded_are_named(site, tmp_path, capsys) -> None:
     data = ("--data", str(site.conversations), "--images", str(site.images), "--output", str(tmp_path / "out"))
     empty = tmp_path / "empty"
     empty.mkdir()

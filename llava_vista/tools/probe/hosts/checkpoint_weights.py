@@ -1,0 +1,139 @@
+"""The weights of a checkpoint folder of a LLaVA-like repository: whole, LoRA, or the projector that stage 1 saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import ProbeError
+from .probe_host import LoadOptions
+
+LORA_FILE, LORA_REST, PROJECTOR_FILE = "adapter_config.json", "non_lora_trainables.bin", "mm_projector.bin"
+_SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether the folder holds the weights of a whole model."""
+    return any(any(folder.glob(pattern)) for pattern in (_SAFE, _PICKLED))
+
+
+def kind_of_weights(folder: Path) -> str:
+    """Return what the folder holds: "LoRA" weights, a "whole" model, or only a "projector".
+
+    Raises:
+        ProbeError: none of them.
+    """
+    if (folder / LORA_FILE).is_file():
+        return "LoRA"
+    if has_weights(folder):
+        return "whole"
+    if (folder / PROJECTOR_FILE).is_file():
+        return "projector"
+    raise ProbeError(f"{folder} holds a configuration but no weights (*.safetensors or *.bin).")
+
+
+def pretrained_options(options: LoadOptions) -> dict[str, Any]:
+    """Return arguments for ``from_pretrained``: precision, and attention that returns its weights."""
+    import transformers
+
+    how: dict[str, Any] = {"torch_dtype": options.dtype}
+    has_choice = hasattr(transformers.PreTrainedModel, "_autoset_attn_implementation")
+    if has_choice or int(transformers.__version__.partition(".")[0]) >= 5:
+        how["attn_implementation"] = "eager"  # before 4.36 there was no other, and no such argument
+    return how
+
+
+def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: dict[str, Any]) -> Any:
+    """Return the base with the checkpoint's "LoRA" or "projector" added, as LLaVA's own loader does.
+
+    Raises:
+        ProbeError: there is no base, or the two do not fit.
+    """
+    if base is None:
+        kind = "LoRA weights" if weights == "LoRA" else f"a projector ({PROJECTOR_FILE}, as stage 1 saves it)"
+        raise ProbeError(
+            f"{checkpoint} holds {kind} only. Name the language model that it was trained on: --base FOLDER."
+        )
+    config = cls.config_class.from_pretrained(checkpoint)
+    if getattr(config, "mm_use_im_start_end", False) or getattr(config, "mm_use_im_patch_token", False):
+        raise ProbeError(
+            f"{checkpoint} adds image tokens to the vocabulary of its base; merge it first with the host's own script "
+            "(LLaVA: scripts/merge_lora_weights.py), and probe the merged folder."
+        )
+    if "attn_implementation" in how:  # transformers 4.37 ignores it where it is given a configuration
+        config._attn_implementation = how["attn_implementation"]
+    model = cls.from_pretrained(base, config=config, **how)
+    file = checkpoint / (LORA_REST if weights == "LoRA" else PROJECTOR_FILE)
+    if not file.is_file():
+        raise ProbeError(f"{checkpoint} holds LoRA weights, but no {file.name} (the projector) beside them.")
+    added = torch.load(file, map_location="cpu", weights_only=True)
+    added = {name.removeprefix("base_model.").replace("model.model.", "model.", 1): v for name, v in added.items()}
+    unexpected = model.load_state_dict(added, strict=False).unexpected_keys
+    if unexpected:
+        raise ProbeError(f"{file} does not fit {base}: the model has no {unexpected[0]}.")
+    if weights == "LoRA":
+        from peft.peft_model import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint).merge_and_unload()
+    return model.to(how["torch_dtype"])
+
+
+def saved_tower(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    """Return the state of the vision tower that the checkpoint itself holds; empty when it holds none.
+
+    LLaVA-like models load the original tower otherwise.
+
+    Args:
+        name: of the tower's attribute in the model, "vision_tower" or "image_tower".
+    """
+    from safetensors import safe_open
+
+    prefix = f"model.{name}."
+    state: dict[str, Tensor] = {}
+    for file in sorted(checkpoint.glob(_SAFE)):
+        with safe_open(file, framework="pt") as tensors:
+            state |= {key: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
+    if not state:
+        for file in sorted(checkpoint.glob(_PICKLED)):
+            whole = torch.load(file, map_location="cpu", weights_only=True)
+            state |= {key: value for key, value in whole.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def prepare_experts(model: nn.Module) -> None:
+    """Make DeepSpeed's sparse experts run in this process alone (MoE-LLaVA); nothing for a model without any."""
+    experts: list[Any] = [module for module in model.modules() if hasattr(module, "set_deepspeed_parallelism")]
+    if not experts:
+        return
+    from deepspeed import comm
+    from torch import distributed
+    from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+    if not distributed.is_initialized():  # the experts want a group, if only of this process
+        distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    if not comm.is_initialized():
+        comm.init_distributed("gloo", verbose=False)
+    for module in experts:
+        module.set_deepspeed_parallelism()
+    for module in model.modules():
+        if hasattr(module, "top2_2nd_expert_sampling"):
+            # DeepSpeed draws the second expert in evaluation too: one image would give two values.
+            module.top2_2nd_expert_sampling = False  # type: ignore[assignment]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence transformers' warnings: which weights a checkpoint lacks is checked here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,152 @@
+"""Neighbourhood agreement: are images that the vision tower places close together also close in the language model?
+
+Mutual k-nearest-neighbour alignment (Huh et al., arXiv 2405.07987): the share of an image's k nearest neighbours, by
+cosine, that two representations have in common, averaged over images. By chance it is about k/(N-1); the null
+distribution is measured by pairing the images of one side with those of the other at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ....errors import ProbeError
+from ..bootstrap import Bootstrap, Estimate, number, percentile_interval
+from ..probed_batch import ProbedBatch
+
+K = 10
+PERMUTATIONS = 200
+#: Depths that are kept, so that memory does not grow with the number of layers.
+MAX_DEPTHS = 9
+OWN_TOWER = "the checkpoint's own, before the projector, mean over its positions"
+
+
+def neighbours(features: Tensor, k: int) -> Tensor:
+    """Return (N, N) float32 zeros and ones: k ones a row, at the nearest of features (N, d) by cosine after centring.
+
+    Centring removes the direction that all images share, which says nothing about which are alike.
+    """
+    unit = normalize(features.float() - features.float().mean(dim=0), dim=1)
+    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
+    return torch.zeros_like(similarity).scatter_(1, similarity.topk(k, dim=1).indices, 1.0)
+
+
+def agreement(left: Tensor, right: Tensor) -> Tensor:
+    """Return (N,) the share of neighbours in common of two results of `neighbours`."""
+    return (left * right).sum(dim=1) / left.sum(dim=1)
+
+
+def permutation_null(left: Tensor, right: Tensor, permutations: int, seed: int) -> Tensor:
+    """Return (permutations,) the mean agreement when the two sides are paired at random."""
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for _ in range(permutations):
+        order = torch.randperm(len(right), generator=generator)
+        means.append(agreement(left, right[order][:, order]).mean())
+    return torch.stack(means)
+
+
+def depths(layers: int) -> list[int]:
+    """Return at most `MAX_DEPTHS` of the layer boundaries 0..layers, evenly spaced, with both ends."""
+    steps = max(1, min(layers, MAX_DEPTHS - 1))
+    return sorted({round(index * layers / steps) for index in range(steps + 1)})
+
+
+class SharedNeighbours:
+    """Collects, of each distinct image, one vector per depth and one of the tower.
+
+    Args:
+        tower: the vision model to compare with; None for the checkpoint's own.
+        resamples, seed: of the bootstrap over distinct images, and of the permutations.
+    """
+
+    def __init__(self, tower: TimmTower | None, resamples: int, seed: int) -> None:
+        self.tower, self.resamples, self.seed = tower, resamples, seed
+        self.depths: list[int] = []
+        #: by image: (depths, d) and (d_vision,)
+        self.vectors: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, batch: ProbedBatch) -> None:
+        states = batch.trace.states
+        features = self.tower.features(batch.pictures) if self.tower else batch.tower_features()
+        self.depths = depths(len(states) - 1)
+        for row, sample in enumerate(batch.samples):
+            # A second copy of an image would be the nearest neighbour of the first in both representations.
+            if str(sample.image) not in self.vectors:
+                inside = torch.stack([states[depth][row].cpu() for depth in self.depths])
+                self.vectors[str(sample.image)] = (inside, features[row].float().cpu())
+
+    def record(self, bootstrap: Bootstrap) -> dict[str, Any]:
+        count = len(self.vectors)
+        k = min(K, (count - 1) // 2)
+        head: dict[str, Any] = {
+            "measure": "mutual k-nearest neighbours, cosine",
+            "k": k,
+            "images": count,
+            "representation": "decoder hidden state, mean over image positions, at the input and after layers",
+            "tower": self.tower.name if self.tower else OWN_TOWER,
+            "depth": self.depths,
+        }
+        if k < 1:
+            return {**head, "by_depth": [], "note": f"too few images for neighbours ({count}; at least 3 are needed)"}
+        states, tower = (torch.stack(vectors) for vectors in zip(*self.vectors.values(), strict=True))
+        over_images = Bootstrap(count, self.resamples, self.seed)  # distinct images, fewer than samples
+        outside = neighbours(tower, k)
+        by_depth = [self._compare(neighbours(inside, k), outside, over_images) for inside in states.unbind(dim=1)]
+        return {**head, "by_depth": by_depth}
+
+    def _compare(self, inside: Tensor, outside: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
+        """Return the agreement at one depth, with its null distribution."""
+        shared = agreement(inside, outside).double()
+        null = permutation_null(inside, outside, PERMUTATIONS, self.seed).double()
+        low, high = (float(bound) for bound in percentile_interval(null))
+        return {
+            # Neighbours are found once, among all images: the interval is that of a mean over images.
+            **bootstrap.ratio(shared, torch.ones_like(shared)).record(),
+            "null": Estimate(float(null.mean()), low, high, PERMUTATIONS).record(),
+            "p_value": number((1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS)),
+        }
+
+
+class TimmTower:
+    """A pretrained timm model without its classifier.
+
+    Args:
+        name: as ``timm.create_model`` takes it, such as "local-dir:FOLDER".
+
+    Raises:
+        ProbeError: timm is not installed, or has no such model or not its weights.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        try:
+            import timm
+        except ImportError as error:
+            raise ProbeError(
+                f"--tower {name} needs timm, which cannot be imported here ({error}): pip install 'llava-vista[timm]' "
+                "(it installs torchvision, which must match your torch). Without --tower the checkpoint's own vision "
+                "tower is used."
+            ) from error
+        try:
+            self.model: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        except (RuntimeError, OSError) as error:  # no such model; no weights here and no download
+            raise ProbeError(
+                f"timm cannot make {name!r}: {error}. timm.list_models() lists its models; local-dir:FOLDER names a "
+                "saved one (config.json and weights)."
+            ) from error
+        self.model.eval().to(device)
+        data = timm.data.resolve_model_data_config(self.model)
+        self.transform: Any = timm.data.create_transform(**data, is_training=False)
+        self.name, self.device = f"timm {name}", device
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image]) -> Tensor:
+        """Return pooled features (B, d_vision) of the images."""
+        pixels = torch.stack([self.transform(image) for image in images])  # (B, 3, H, W)
+        features: Tensor = self.model(pixels.to(self.device))
+        return features

@@ -1,0 +1,86 @@
+"""The options of ``llava-vista probe``. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+
+#: Meanings of "no image"; `checkpoint_probe` says what each does to the values.
+NO_IMAGE = {
+    "masked": "image positions masked out of attention, position ids unchanged",
+    "blank": "a uniform grey image of the same size",
+    "shuffled": "another sample's image (each image is given another one, by the seed)",
+}
+MEASURES = ("information", "alignment", "attention", "neighbours")
+RESAMPLES = 1000
+#: Options that are in probe.json; each checkpoint has a record of its own.
+_RECORDED = (
+    "data", "images", "no_image", "measures", "samples", "batch_size", "max_new_tokens", "base", "template", "tower",
+    "device", "dtype", "seed",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the subcommand's parser."""
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders, as training saves them")
+    add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")
+    add("--images", type=Path, metavar="DIR", help="folder of the data's images (default: the data file's own); "
+        "without --data, the model describes every image in it")  # fmt: skip
+    add("--output", type=Path, default="vista-probe", metavar="DIR", help="gets probe.json, .png, .svg")
+    add("--no-image", choices=tuple(NO_IMAGE), default="masked", help="what the image is compared with: "
+        + "; ".join(f"{name} = {text}" for name, text in NO_IMAGE.items()))  # fmt: skip
+    add("--measures", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure (default: all)")
+    add("--samples", type=int, default=200, metavar="N", help="at most so many, at random (default 200)")
+    add("--batch-size", type=int, default=4, metavar="B", help="samples at a time (default 4)")
+    add("--max-new-tokens", type=int, default=128, metavar="T", help="length of the model's own answers (default 128)")
+    add("--base", type=Path, metavar="DIR", help="language model of a projector or LoRA checkpoint")
+    add("--template", help="conversation template of the host (default: its family's for tuning; plain for stage 1)")
+    add("--tower", metavar="NAME", help="timm model to compare neighbourhoods with, instead of the own tower")
+    add("--names", nargs="+", help="names of the checkpoints in the figure (default: what differs in their paths)")
+    add("--device", help="as torch names it (default: cuda if available, else cpu)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="precision (default: float32 on a CPU, else "
+        "bfloat16)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the choice of samples, shuffling and resampling (default 0)")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Fill in the names of the checkpoints and order the measures.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    options.names = tuple(options.names or short_names(options.checkpoints))
+    options.measures = tuple(name for name in MEASURES if name in options.measures)
+    for name in ("samples", "batch_size", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")
+    count = len(options.checkpoints)
+    if len(set(options.checkpoints)) < count:
+        raise ConfigError("a checkpoint was given twice.")
+    if len(options.names) != count or len(set(options.names)) < count:
+        raise ConfigError(
+            f"--names must give each of the {count} checkpoints a name of its own, got {', '.join(options.names)}."
+        )
+
+
+def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as plain values for the JSON."""
+    values = {name: getattr(options, name) for name in _RECORDED}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {**plain, "resamples": RESAMPLES}
+
+
+def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the parts of the paths that differ; one path keeps its last two parts."""
+    parts = [path.absolute().parts for path in paths]
+    if len(parts) == 1:
+        return ("/".join(parts[0][-2:]),)
+    shortest = min(len(part) for part in parts)
+    head = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), shortest - 1)
+    tail = next((i for i in range(shortest - head) if len({part[-1 - i] for part in parts}) > 1), 0)
+    return tuple("/".join(part[head : len(part) - tail]) for part in parts)
