@@ -33,7 +33,7 @@ from llava_vista.tools.demo.scene_pictures import draw_scene
 from llava_vista.tools.demo.scenes import COLORS
 from llava_vista.tools.demo.text_pretraining import pretrain_text
 from llava_vista.tools.demo.tiny_checkpoint import build_tiny_llava
-from llava_vista.tools.demo.tiny_checkpoint import write_projector as write_untrained
+from llava_vista.tools.kit.untrained_projector import write_projector as write_untrained
 
 #: The tower's layer that LLaVA-1.5 takes its features from.
 LAYER = -2

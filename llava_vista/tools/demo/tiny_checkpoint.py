@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from ..kit.untrained_projector import write_projector
+
 SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -137,14 +139,3 @@ def write_vision_tower(folder: Path, *, image_size: int, patch_size: int, hidden
     model.save_pretrained(folder)
     size: dict[str, int] = {"height": image_size, "width": image_size}
     CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(folder)
-
-
-def write_projector(path: Path, vision_hidden_size: int, hidden_size: int) -> None:
-    """Write an untrained ``mlp2x_gelu`` projector, to be loaded by ``--pretrain_mm_mlp_adapter``.
-
-    LLaVA initialises its own projector before ``--seed`` takes effect, so the arms would start from different weights.
-    """
-    projector = torch.nn.Sequential(
-        torch.nn.Linear(vision_hidden_size, hidden_size), torch.nn.GELU(), torch.nn.Linear(hidden_size, hidden_size)
-    )
-    torch.save({f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}, path)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,13 +80,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(settings: ReproduceSettings, dry_run: bool) -> int:
-    from ...cli import main
     from .launch_script import quoted
     from .paper_evaluation import compare_words
 
     words = compare_words(settings)
     print(quoted(["llava-vista", *words]), flush=True)
-    return 0 if dry_run else main(words)
+    # A process of its own: a tool imports neither another tool nor the command line above it.
+    return 0 if dry_run else subprocess.call([sys.executable, "-m", "llava_vista.cli", *words])
 
 
 def read_settings(args: argparse.Namespace) -> ReproduceSettings:
