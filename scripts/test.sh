@@ -29,6 +29,9 @@ for script in scripts/*.sh scripts/*/*.sh scripts/smoke/LLaVA/scripts/v1_5/*.sh 
   bash -n "$script"
 done
 
+step "import contract: imports point down, a tool imports no other tool"
+"$llava/bin/lint-imports" --no-cache
+
 step "types"
 "$llava/bin/mypy"
 
@@ -44,7 +47,7 @@ trap 'rm -rf "$wheels"' EXIT
   env/bin/python -c "import sys; sys.exit('llava_vista' in sys.modules)"
   env/bin/python -c "
 import pathlib, llava_vista
-launch = pathlib.Path(llava_vista.__file__).parent / 'demo' / 'launch'
+launch = pathlib.Path(llava_vista.__file__).parent / 'tools' / 'demo' / 'launch'
 missing = [name for name in ('pretrain.sh', 'finetune.sh') if not (launch / name).is_file()]
 raise SystemExit(f'missing in the wheel: {missing}' if missing else 0)"
   # reproduce runs where nothing but Python is installed

@@ -5,8 +5,8 @@
     trainer      attaches to the model when training begins, adds the term to the loss, metrics to the log
     request      what has been asked for so far
 
-At interpreter start, the wheel's .pth file calls `listen` when VISTA may be wanted: a ``--vista...`` flag, the
-environment variable, or a small configuration file on the command line that mentions it. Otherwise nothing of this
+At interpreter start, the start-up file calls `listen` when VISTA may be requested: by a ``--vista...`` flag, by the
+environment variable, or because the program is a trainer with configuration files of its own. Otherwise nothing of this
 package is imported.
 """
 

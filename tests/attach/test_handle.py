@@ -208,7 +208,8 @@ def test_batches_without_images(make_model) -> None:
     metrics = handle.metrics()
     assert math.isfinite(loss)
     assert gradients
-    assert (metrics["vista_loss"], metrics["vista_aligned_samples"]) == (0.0, 0)
+    assert metrics["vista_aligned_samples"] == 0
+    assert not {"vista_loss", "vista_similarity"} & set(metrics)  # no mean over no samples
     assert metrics["ce_loss"] == pytest.approx(loss)
     step(model, make_batch((0, 0)))  # dummy images, no placeholder
     assert handle.metrics()["vista_aligned_samples"] == 0
@@ -315,11 +316,10 @@ def test_not_finite_stops_at_the_metrics_naming_the_step(make_model) -> None:
     model, batch = make_model(), make_batch()
     handle = attach(model)
     step(model, batch)
-    handle.step = 7
     with torch.no_grad():
         model.model.norm.weight[0] = torch.inf
     step(model, batch)
-    with pytest.raises(NonFiniteLossError, match="at step 7 on rank 0"):
+    with pytest.raises(NonFiniteLossError, match="at step 1 on rank 0"):
         handle.metrics()
     handle.detach()
 
@@ -368,6 +368,6 @@ def test_no_loss_in_the_output_stops(make_model) -> None:
     model, batch = make_model(), make_batch()
     handle = attach(model)
     del batch["labels"]
-    with pytest.raises(LayoutError, match="told no layout"):
+    with pytest.raises(LayoutError, match="no layout is known"):
         model(**batch)
     handle.detach()

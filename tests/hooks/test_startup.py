@@ -58,12 +58,26 @@ def test_module_run_listens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("c.yaml", "vista: true\n"), ("c.json", '{"vista": true}')])
-def test_configuration_file_that_mentions_vista_listens(script: str, tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    assert python(script, "--config", str(tmp_path / name)) == "['llava_vista']"
-    assert python(script, f"--config={tmp_path / name}") == "['llava_vista']"
+def test_configuration_files_are_for_known_trainers_and_never_opened(
+    script: str, tmp_path: Path, name: str, text: str
+) -> None:
+    config = tmp_path / name
+    config.write_text(text)
+    assert python(script, "--config", str(config)) == "[]"
+    config.write_bytes(b"\xff\xfe")  # not even text
+    for place in ("trl", "trl/scripts/sft.py", "llamafactory/launcher.py", "swift/cli/sft.py"):
+        program = tmp_path / "programs" / place
+        program.parent.mkdir(parents=True, exist_ok=True)
+        if program.is_dir():
+            continue
+        program.write_text(SHOW)
+        assert python(str(program), "--config", str(config)) == "['llava_vista']", place
+        if place == "trl":
+            program.unlink()
 
 
-def test_large_file_is_not_read(script: str, tmp_path: Path) -> None:
-    (tmp_path / "data.json").write_text('["vista"]' + " " * 70_000)
-    assert python(script, "--data_path", str(tmp_path / "data.json")) == "[]"
+def test_unreadable_file_among_the_arguments_prints_nothing(script: str, tmp_path: Path) -> None:
+    """The fault was a traceback of the start-up line in a program that never asked."""
+    unreadable = tmp_path / "data.json"
+    unreadable.symlink_to(unreadable)  # a loop: opening it raises, also for root
+    assert python("-W", "error", script, str(unreadable)) == "[]"
