@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,14 +90,14 @@ class Panel(NamedTuple):
     """One panel: a curve of each checkpoint over positions or layers, and what else is drawn.
 
     Attributes:
-        curve: finds the curve in a checkpoint's record.
+        curve: the keys of the curve in a checkpoint's record.
         finish: draws the rest, given the axis and all records.
     """
 
     title: str
     xlabel: str
     ylabel: str = ""
-    curve: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    curve: tuple[str, ...] = ()
     factor: float = 1.0
     finish: Callable[[Any, Items], None] = lambda axis, items: None
 
@@ -104,9 +106,8 @@ def _draw_panel(axis: Any, panel: Panel, items: Items) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    if panel.curve is not None:
-        for index, item in enumerate(items):
-            _draw_line(axis, index, panel.curve(item), panel.factor)
+    for index, item in enumerate(items if panel.curve else ()):
+        _draw_line(axis, index, reduce(getitem, panel.curve, item), panel.factor)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.finish(axis, items)
 
@@ -153,66 +154,61 @@ def _finish_attention(axis: Any, items: Items) -> None:
         second.set_ylabel(f"% per image token (of {size})", labelpad=8)
 
 
-def _neighbours_curve(item: dict[str, Any]) -> dict[str, Any]:
-    points, depth = item["neighbours"]["by_depth"], item["neighbours"]["depth"]
-    keys = {"mean": "value", "low": "low", "high": "high", "n": "n"}
-    return {"x": depth[: len(points)], **{key: [point[name] for point in points] for key, name in keys.items()}}
-
-
 def _finish_neighbours(axis: Any, items: Items) -> None:
-    axis.set_title("Neighbourhood agreement: too few images")
-    if measured := [item["neighbours"] for item in items if item["neighbours"]["by_depth"]]:
+    keys = {"mean": "value", "low": "low", "high": "high", "n": "n"}
+    measured = [item["neighbours"] for item in items if item["neighbours"]["by_depth"]]
+    for index, part in enumerate(item["neighbours"] for item in items):
+        curve = {key: [point[name] for point in part["by_depth"]] for key, name in keys.items()}
+        _draw_line(axis, index, {"x": part["depth"][: len(part["by_depth"])], **curve}, factor=1)
+    kind = "too few images"
+    if measured:
         longest = max(measured, key=lambda part: max(part["depth"]))
         bounds = [[point["null"][bound] for point in longest["by_depth"]] for bound in ("low", "high")]
         axis.fill_between(longest["depth"], *bounds, color="0.5", alpha=0.35, hatch="////", label="by chance, 95%")
         axis.legend(fontsize=9)
+        axis.set_xticks(longest["depth"])
         kind = f"mutual {longest['k']}-NN of {longest['images']} images"
-        axis.set_title(f"Neighbours shared with vision tower\n{kind}")
+    axis.set_title(f"Neighbours shared with vision tower\n{kind}")
     axis.set_ylim(bottom=0)
 
 
+_ANSWER = f"answer token t (band: 95%, samples resampled; where ≥ {REACHED:.0%} of the samples reach)"
+_LAYER, _TEXT = "decoder layer (mean over text after the image)", "text token t (mean over layers)"
 _TARGET = "VISTA's training target, not evidence"
+_INFORMATION = "Visual information by answer position: log p(y | image) - log p(y | no image)"
+_WEIGHT = "Weight that VISTA puts there\n(t/m)/m, mean over samples"
+_BY_LAYER, _BY_POSITION = (("attention", name, "total") for name in ("by_layer", "by_position"))
 #: The panels of each measure by name.
-PANELS: dict[str, dict[str, Panel]] = {
+PANELS = {
     "information": {
         "curve": Panel(
-            "Visual information by answer position: log p(y | image) - log p(y | no image)",
-            f"answer token t (band: 95%, samples resampled; where ≥ {REACHED:.0%} of the samples reach)",
+            _INFORMATION,
+            _ANSWER,
             "visual information (nats per token)",
-            lambda item: item["information"]["curve"],
+            ("information", "curve"),
             finish=_finish_information,
         ),
         "means": Panel("Mean visual information", "nats per token (bars: 95%)", finish=_finish_means),
     },
     "attention": {
-        name: Panel(
-            f"Attention on the image by {what}",
-            over,
-            "% of attention",
-            lambda item, name=name: item["attention"][name]["total"],  # type: ignore[misc]
-            100,
-            _finish_attention,
-        )
-        for name, what, over in (
-            ("by_layer", "layer", "decoder layer (mean over text after the image)"),
-            ("by_position", "text position", "text token t (mean over layers)"),
-        )
+        "by_layer": Panel(
+            "Attention on the image by layer", _LAYER, "% of attention", _BY_LAYER, 100, _finish_attention
+        ),
+        "by_position": Panel(
+            "Attention on the image by text position", _TEXT, "% of attention", _BY_POSITION, 100, _finish_attention
+        ),
     },
     "neighbours": {
         "neighbours": Panel(
-            "",
-            "after decoder layer (0: its input)",
-            "share of neighbours in common",
-            _neighbours_curve,
-            finish=_finish_neighbours,
+            "", "after decoder layer (0: its input)", "share of neighbours in common", finish=_finish_neighbours
         )
     },
     "alignment": {
-        name: Panel(title, "text token t", unit, lambda item, name=name: item["alignment"][name]["curve"])  # type: ignore[misc]
+        name: Panel(title, "text token t", unit, ("alignment", name, "curve"))
         for name, title, unit in (
             ("cosine", f"Alignment, cosine\n({_TARGET})", "cos(S$_n$, x$_t$)"),
             ("l2", f"Alignment, l2\n({_TARGET})", "$-$mean (S$_n$ $-$ x$_t$)$^2$"),
-            ("weight", "Weight that VISTA puts there\n(t/m)/m, mean over samples", "weight"),
+            ("weight", _WEIGHT, "weight"),
         )
     },
 }
