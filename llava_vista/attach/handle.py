@@ -49,6 +49,8 @@ class Handle:
         self._terms: AlignmentTerms | None = None
         self._watches_entry = self._observes = False
         self._removers: list[Any] = []
+        # First what may refuse the config: nothing is on the model then.
+        self.alignment = Alignment(config, self._embedding, lambda: self.observer.explain_unknown_layout())
         self.observer = Observer(model, self, is_wanted=self._wants_pass)
         self.adapter, self.inner, self.decoder = self.observer.adapter, self.observer.inner, self.observer.decoder
         if handle_on(self.inner) is not None:
@@ -56,7 +58,6 @@ class Handle:
             raise AttachError(
                 f"VISTA is already attached to this {type(self.inner).__name__}; call detach() on its handle first."
             )
-        self.alignment = Alignment(config, self._embedding, self.observer.explain_unknown_layout)
         _HANDLES[self.inner] = ref(self)
 
     # --- what the user calls ---

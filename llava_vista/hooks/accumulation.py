@@ -26,14 +26,15 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[float, int]:
     Args:
         logits: (B, L, V). labels: (B, L), negative where not supervised.
     """
-    total, count = 0.0, 0
+    total = torch.zeros((), device=logits.device)
+    count = (labels[:, 1:] >= 0).sum()
     with torch.no_grad():
         for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:].to(logits.device), strict=True):
             for chunk, wanted in zip(row_logits.split(_CHUNK), row_labels.split(_CHUNK), strict=True):
                 wanted = wanted.masked_fill(wanted < 0, -100)
-                total += float(cross_entropy(chunk.float(), wanted, reduction="sum"))
-                count += int((wanted >= 0).sum())
-    return total / max(count, 1), count
+                total += cross_entropy(chunk.float(), wanted, reduction="sum")
+    supervised = int(count)
+    return float(total) / max(supervised, 1), supervised
 
 
 class LossScale:

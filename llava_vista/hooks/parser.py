@@ -70,7 +70,7 @@ def _ours(parser: argparse.ArgumentParser) -> bool:
 
 
 def _is_native(parser: argparse.ArgumentParser) -> bool:
-    """Whether the program itself has VISTA's flags, as `llava-vista patch` adds them: a switch and a method.
+    """Whether the program itself has VISTA's flags, as the diffs of patches/ add them: a switch and a method.
 
     It then acts on them with `install`. Flags that only happen to be called so are another matter.
     """

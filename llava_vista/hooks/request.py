@@ -23,7 +23,7 @@ class Request:
         self.installed: VistaConfig | None = None
         self.flags: dict[str, Any] = {}
         self.acted = False
-        #: the program has VISTA's flags itself (`llava-vista patch`) and acts on them with `install`
+        #: the program has VISTA's flags itself (a diff of patches/) and acts on them with `install`
         self.native = False
         self._parsed = False
         self._notes: set[str] = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,7 +65,8 @@ class TrainingSession:
         self._scale: LossScale | None = None
         self._callback = _Callback(self)
         self._objective = next((cls.__name__ for cls in type(trainer).__mro__ if cls.__name__ in OTHER_OBJECTIVES), "")
-        self._losses_of_step = self._losses_without_gradient = 0
+        self._losses = self._losses_of_step = self._losses_without_gradient = 0
+        self._first_step: int | None = None
         self._pending: dict[str, float] | None = None
         self._records_without_aligned = 0
         self._ever_aligned = False
@@ -85,9 +85,21 @@ class TrainingSession:
         self.trainer.add_callback(self._callback)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._release()
         self.trainer.remove_callback(self._callback)
+        if kind is not None:
+            return
+        if self._first_step is None:
+            warn_once(
+                f"{self.source} had no effect: {type(self.trainer).__name__}.train returned without on_train_begin, by "
+                "a loop of its own. Use llava_vista.attach(model) in that loop."
+            )
+        elif self._losses == 0 and self.trainer.state.global_step > self._first_step:
+            warn_once(
+                f"{self.source} had no effect: {type(self.trainer).__name__} trained without calling compute_loss with "
+                "gradients. Use llava_vista.attach(model) instead."
+            )
 
     def _refuse_other_objectives(self) -> None:
         if not self._objective or self.config.weight == 0:
@@ -153,7 +165,8 @@ class TrainingSession:
         agree(self.config)
         self.handle, self.meter = self._borrow() or Handle(trainer.model, self.config), Meter()
         self._scale = LossScale(trainer)
-        self._losses_of_step = self._losses_without_gradient = 0
+        self._losses = self._losses_of_step = self._losses_without_gradient = 0
+        self._first_step = trainer.state.global_step
         self._replacements = [
             Replacement(trainer, "compute_loss", self._with_term(trainer.compute_loss)),
             Replacement(trainer, "_maybe_log_save_evaluate", self._with_record(trainer._maybe_log_save_evaluate)),
@@ -223,6 +236,7 @@ class TrainingSession:
             labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
             result = original(*args, **kwargs)
             loss = result[0] if isinstance(result, tuple) else result
+            self._losses += 1
             self._losses_of_step += 1
             total = self._add_term(handle, scale, loss, labels, given.get("num_items_in_batch"))
             handle.clear()
@@ -262,7 +276,13 @@ class TrainingSession:
                 elif trainer.control.should_save and handle.stops_on_nonfinite:
                     self.meter.check(handle.device, across_ranks=True)
             try:
-                return original(*args, **kwargs)
+                result = original(*args, **kwargs)
+                if self._pending is not None:
+                    warn_once(
+                        f"{type(trainer).__name__} made no log record with a loss where transformers' Trainer makes "
+                        f"one, so VISTA's averages of these steps are not in the log: {self._pending}."
+                    )
+                return result
             finally:
                 self._pending = None
 
@@ -276,15 +296,9 @@ class TrainingSession:
         return metrics
 
     def _with_metrics(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        makers = {
-            code
-            for cls in type(self.trainer).__mro__
-            if (code := getattr(vars(cls).get("_maybe_log_save_evaluate"), "__code__", None))
-        }
-
         def log(logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
-            # A record is recognised by where the trainer makes it. Frame 1 is the wrapper of `Replacement`.
-            if self._pending is not None and "loss" in logs and sys._getframe(2).f_code in makers:
+            # The trainer's record is the first with a loss while it logs; nothing is pending when user code logs.
+            if self._pending is not None and "loss" in logs:
                 logs, self._pending = {**logs, **self._pending}, None
             return original(logs, *args, **kwargs)
 

@@ -138,7 +138,7 @@ def test_program_with_such_a_flag_of_its_own_keeps_it(parser_class, caplog) -> N
 
 @dataclass
 class PatchedArguments:
-    """A host's arguments after `llava-vista patch`, of a version with fewer options."""
+    """A host's arguments after a diff of patches/, of a version with fewer options."""
 
     name: str = field(default="x")
     vista: bool = field(default=False)
