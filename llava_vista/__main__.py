@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 
+from .config import ENVIRONMENT_VARIABLE, VistaConfig, read_environment
 from .hooks import install
 
 USAGE = """usage: python -m llava_vista HOST_SCRIPT.py ARGS...
@@ -38,7 +39,9 @@ def main() -> None:
     before, is_module, target, after = split(sys.argv[1:])
     if not is_module and not os.path.exists(target):
         raise SystemExit(f"llava_vista: no such script: {target}\n\n{USAGE}")
-    install()
+    # The options of LLAVA_VISTA, which install() with the defaults would beat; LLAVA_VISTA=0 still switches off.
+    _, options = read_environment(os.environ.get(ENVIRONMENT_VARIABLE))
+    install(VistaConfig(**options))
     sys.argv = [target, *before, *after]
     if is_module:
         sys.path.insert(0, os.getcwd())

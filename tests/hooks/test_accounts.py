@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -225,3 +226,22 @@ def test_a_refused_attach_leaves_no_hook() -> None:
         attach(model)
     first.detach()
     assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ("1", VistaConfig()),
+        ("method=cosine,weight=0.5", VistaConfig(method="cosine", weight=0.5)),
+        ("text_scope=answer", VistaConfig(text_scope="answer")),
+        ("0", None),
+    ],
+)
+def test_the_runner_keeps_the_options_of_the_environment(tmp_path: Path, environment: str, expected) -> None:
+    script = tmp_path / "program.py"
+    script.write_text("from llava_vista.hooks.request import REQUEST\nprint('config:', REQUEST.config())")
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_vista", str(script)],
+        env={**os.environ, "LLAVA_VISTA": environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"config: {expected}" in done.stdout

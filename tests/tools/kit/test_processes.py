@@ -64,9 +64,12 @@ def test_an_exception_ends_the_command_and_its_children(tmp_path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_command_and_its_children(tmp_path, number: signal.Signals) -> None:
+    # A shell's background job inherits an ignored SIGINT, for which Python raises no KeyboardInterrupt.
     program = f"""
+        import signal
         from pathlib import Path
         from llava_vista.tools.kit.processes import run_logged
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run_logged({LAUNCHER!r}, Path({str(tmp_path / "log")!r}))
     """
     process = subprocess.Popen(
