@@ -10,7 +10,8 @@ import runpy
 import sys
 
 from .config import ENVIRONMENT_VARIABLE, VistaConfig, read_environment
-from .hooks import install
+from .errors import ConfigError
+from .hooks import install_for
 
 USAGE = """usage: python -m llava_vista HOST_SCRIPT.py ARGS...
        python -m llava_vista -m HOST_MODULE ARGS...
@@ -38,10 +39,19 @@ def split(arguments: list[str]) -> tuple[list[str], bool, str, list[str]]:
 def main() -> None:
     before, is_module, target, after = split(sys.argv[1:])
     if not is_module and not os.path.exists(target):
+        from . import cli
+
+        if target in cli.COMMANDS:  # python -m llava_vista doctor
+            raise SystemExit(cli.main(sys.argv[1:]))
         raise SystemExit(f"llava_vista: no such script: {target}\n\n{USAGE}")
-    # The options of LLAVA_VISTA, which install() with the defaults would beat; LLAVA_VISTA=0 still switches off.
-    _, options = read_environment(os.environ.get(ENVIRONMENT_VARIABLE))
-    install(VistaConfig(**options))
+    try:
+        # The options of LLAVA_VISTA, which the defaults would beat; LLAVA_VISTA=0 still switches off.
+        _, options = read_environment(os.environ.get(ENVIRONMENT_VARIABLE))
+        config = VistaConfig(**options)
+    except ConfigError as error:
+        print(f"llava_vista: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    install_for(config, "python -m llava_vista")
     sys.argv = [target, *before, *after]
     if is_module:
         sys.path.insert(0, os.getcwd())

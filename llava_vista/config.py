@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +126,8 @@ def read_switch(value: Any, where: str) -> bool:
 def _read_option(name: str, value: Any, where: str) -> Any:
     """Turn text (from a command line, the environment or YAML) into the option's type."""
     if name not in OPTIONS:
-        raise ConfigError(f"{where}: unknown VISTA option {name!r}; known: {', '.join(OPTIONS)}.")
+        nearest = _nearest(name, OPTIONS) or "."
+        raise ConfigError(f"{where}: unknown VISTA option {name!r}{nearest} Known: {', '.join(OPTIONS)}.")
     if isinstance(OPTIONS[name].default, float) and not isinstance(value, bool):
         try:
             return float(value)
@@ -137,12 +138,34 @@ def _read_option(name: str, value: Any, where: str) -> Any:
     return value
 
 
-def is_vista_key(key: str) -> bool:
-    """Whether a flag or configuration key belongs to VISTA: ``vista`` or ``vista_<option>``.
+def vista_key(word: str) -> str | None:
+    """Return the key that a flag or configuration key is: ``vista`` or ``vista_<option>``; None when it is not VISTA's.
 
-    A misspelt one does not, and so ends as an unknown argument of the host's own parser.
+    Hyphens count as underscores, and a flag's value after ``=`` is left out.
     """
-    return key == FLAG or (key.startswith(FLAG_PREFIX) and key[len(FLAG_PREFIX) :] in OPTIONS)
+    key = word.lstrip("-").partition("=")[0].replace("-", "_")
+    return key if key == FLAG or (key.startswith(FLAG_PREFIX) and key[len(FLAG_PREFIX) :] in OPTIONS) else None
+
+
+def misspelt(words: Iterable[str]) -> str | None:
+    """Return what to say of the first flag or key that nobody knows and that resembles one of VISTA's; None for none."""
+    for word in words:
+        dashes = word[: len(word) - len(word.lstrip("-"))]
+        key = word.lstrip("-").partition("=")[0].replace("-", "_")
+        if key == f"no_{FLAG}":
+            return f"{word} is not known; {dashes}{FLAG} False switches VISTA off."
+        known = [FLAG, *(f"{FLAG_PREFIX}{name}" for name in OPTIONS)]
+        nearest = _nearest(key, known, dashes)
+        if key.startswith(FLAG) and key not in known and nearest:
+            return f"{word} is not known{nearest}"
+    return None
+
+
+def _nearest(name: str, known: Iterable[str], dashes: str = "") -> str:
+    import difflib  # only for a mistake: this module is imported at start-up
+
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {dashes}{found[0]}?" if found else ""
 
 
 def read_environment(value: str | None) -> tuple[bool | None, dict[str, Any]]:

@@ -11,7 +11,7 @@ name=${1:?usage: scripts/make_env.sh llava|older|latest}
 cd "$(dirname "$0")/.."
 env=.venvs/$name
 stamp=$env/.made-by
-want=$(cksum < scripts/make_env.sh; cksum < pyproject.toml; cksum < llava_vista/hooks/llava_vista.pth)
+want=$(cksum < scripts/make_env.sh; cksum < pyproject.toml; cksum < llava_vista/hooks/llava_vista.pth; cksum < llava_vista/hooks/startup.py)
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_vista import ConfigError, VistaConfig
-from llava_vista.config import OPTIONS, is_vista_key, read_environment, resolve
+from llava_vista.config import OPTIONS, misspelt, read_environment, resolve, vista_key
 
 
 def test_defaults_are_published() -> None:
@@ -62,7 +62,7 @@ def test_environment_carries_an_option_flag() -> None:
         ({"vista": True, "vista_weight": -1.0}, None, "not negative"),
         ({"vista": True, "vista_weight": "much"}, None, "--vista_weight: VISTA weight must be a number"),
         ({}, "yess", "must be true or false, got 'yess'"),
-        ({}, "metod=l2", "LLAVA_VISTA: unknown VISTA option 'metod'; known: method, weight"),
+        ({}, "metod=l2", "LLAVA_VISTA: unknown VISTA option 'metod'; did you mean method\\? Known: method, weight"),
         ({}, "method=l2,weight", "expected option=value, got 'weight'"),
         ({}, "weight=heavy", "must be a number, got 'heavy'"),
     ],
@@ -92,10 +92,20 @@ def test_environment_and_flags_say_the_same(options: dict) -> None:
 
 
 def test_keys() -> None:
-    assert is_vista_key("vista")
-    assert all(is_vista_key(f"vista_{name}") for name in OPTIONS)
-    assert not is_vista_key("vista_path")
-    assert not is_vista_key("vistas")
+    assert vista_key("vista")
+    assert all(vista_key(f"vista_{name}") for name in OPTIONS)
+    assert vista_key("--vista-weight=0.5") == "vista_weight"
+    assert not vista_key("vista_path")
+    assert not vista_key("vistas")
+
+
+def test_a_misspelt_flag_names_the_nearest() -> None:
+    assert misspelt(["--lr", "--vista_wieght=1"]) == "--vista_wieght=1 is not known; did you mean --vista_weight?"
+    assert misspelt(["vista-metod"]) == "vista-metod is not known; did you mean vista_method?"
+    assert misspelt(["--no-vista"]) == "--no-vista is not known; --vista False switches VISTA off."
+    assert misspelt(["--vista", "--vista-weight", "--vision_tower", "no"]) is None
+    with pytest.raises(ConfigError, match="did you mean weight"):
+        read_environment("wieght=1")
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -156,9 +156,8 @@ def find_adapter(model: nn.Module) -> Found:
         bases = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__[:3]]
         broken = "".join(f" Not loaded: {name} ({why})." for name, why in (_broken_entry_points or {}).items())
         raise UnsupportedModelError(
-            f"no adapter recognises {' < '.join(bases)}. Known adapters: "
-            + "; ".join(f"{adapter.name} ({', '.join(adapter.classes) or 'by its own rule'})" for adapter in adapters)
-            + f".{broken} A model of another family needs register_adapter; a text-only language model has no image to "
+            f"no adapter recognises {' < '.join(bases)}. Known adapters: {', '.join(item.name for item in adapters)}."
+            f"{broken} A model of another family needs register_adapter; a text-only language model has no image to "
             "align."
         )
     if getattr(getattr(found[0].module, "config", None), "is_encoder_decoder", False):

@@ -1,13 +1,11 @@
 """Process-wide hooks: what ``--vista`` and ``LLAVA_VISTA`` switch on. Each can be undone.
 
-    post_import  waits for transformers' modules without importing them
-    parser       reads --vista... flags and configuration keys, and hides them from the host
-    trainer      attaches to the model when training begins, adds the term to the loss, metrics to the log
-    request      what has been asked for so far
-
-At interpreter start, the start-up file calls `listen` when VISTA may be requested: by a ``--vista...`` flag, by the
-environment variable, or because the program is a trainer with configuration files of its own. Otherwise nothing of this
-package is imported.
+startup          decides at interpreter start whether VISTA may be asked for, and calls `listen`
+post_import      waits for the host's modules without importing them
+parser           reads --vista... flags and configuration keys, and hides them from the host
+program_options  notes programs whose own options have these names
+request          the account of what was asked for, and of what acted on it
+trainer          attaches to the model when training begins, adds the term to the loss, metrics to the log
 """
 
 from __future__ import annotations
@@ -16,8 +14,13 @@ from ..config import VistaConfig
 from . import post_import
 from .request import REQUEST
 
-#: Where HfArgumentParser is defined: transformers, and the copy that TRL 1.x brings for its command line.
-PARSER_MODULES = ("transformers.hf_argparser", "trl.scripts._hf_argparser")
+#: Module of the host -> the module of this folder that patches it.
+HOOKS = {
+    "argparse": "program_options",
+    "transformers.hf_argparser": "parser",
+    "trl.scripts._hf_argparser": "parser",  # TRL's own copy
+    "transformers.trainer": "trainer",
+}
 
 
 def install(config: VistaConfig | None = None) -> None:
@@ -29,15 +32,20 @@ def install(config: VistaConfig | None = None) -> None:
     Args:
         config: the published defaults when None.
     """
-    REQUEST.installed = config or VistaConfig()
+    install_for(config or VistaConfig(), "install()")
+
+
+def install_for(config: VistaConfig, source: str) -> None:
+    """`install`, where messages name ``source`` as who asked."""
     listen()
+    REQUEST.install(config, source)
 
 
 def listen() -> None:
     """Put the hooks in place without asking for VISTA: flags, configuration keys or the environment may do so."""
-    for module in PARSER_MODULES:
-        post_import.watch(module, "llava_vista.hooks.parser")
-    post_import.watch("transformers.trainer", "llava_vista.hooks.trainer")
+    for module, hook in HOOKS.items():
+        post_import.watch(module, f"{__name__}.{hook}")
+    REQUEST.listen()
 
 
 def uninstall() -> None:
@@ -46,4 +54,4 @@ def uninstall() -> None:
     REQUEST.reset()
 
 
-__all__ = ["install", "listen", "uninstall"]
+__all__ = ["install", "install_for", "listen", "uninstall"]

@@ -5,45 +5,40 @@ from __future__ import annotations
 import argparse
 from collections.abc import Container
 
-from ..config import FLAG, FLAG_PREFIX, OPTIONS, read_switch
+from ..config import FLAG, FLAG_PREFIX, OPTIONS
 
-#: Title of the group in the parser's help, and how our flags are told from a program's own.
+#: Title of the group in the parser's help, which also marks a parser that has our flags.
 GROUP = "VISTA"
 
 
-def _switch(text: str) -> bool:
-    try:
-        return read_switch(text, "a switch")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def add_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) -> list[str]:
-    """Add the flags as a group. What is not given leaves no trace in the namespace (no defaults are set).
+    """Add the flags as a group, with underscores and with hyphens. A flag that is not given leaves no trace.
+
+    Values are taken as text: `config.read_flags` reads them, and its errors name the allowed ones.
 
     Args:
-        without: flags that are not added.
+        without: names (``vista``, ``vista_<option>``) that are not added.
 
     Returns:
-        the names of those that were added, as they stand in the namespace.
+        the names of those that were added, as in the namespace.
     """
     group = parser.add_argument_group(GROUP, "explicit vision-text alignment by llava-vista (arXiv 2505.10917)")
-    if f"--{FLAG}" not in without:
-        group.add_argument(
-            f"--{FLAG}",
-            type=_switch,
-            nargs="?",
-            const=True,
-            default=argparse.SUPPRESS,
-            help="train with cross-entropy + weight * L_VISTA (default: off)",
-        )
+    switches = {FLAG: "train with cross-entropy + weight * L_VISTA (default: off)"}
+    options = {}
     for option in OPTIONS.values():
-        name = f"--{FLAG_PREFIX}{option.name}"
+        texts = switches if isinstance(option.default, bool) else options
+        texts[f"{FLAG_PREFIX}{option.name}"] = f"{option.metadata['help']} (default: {option.default})"
+    for name, text in {**switches, **options}.items():
         if name in without:
             continue
-        text = f"{option.metadata['help']} (default: {option.default})"
-        if isinstance(option.default, bool):
-            group.add_argument(name, type=_switch, nargs="?", const=True, default=argparse.SUPPRESS, help=text)
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        if name in switches:
+            group.add_argument(*spellings, nargs="?", const=True, default=argparse.SUPPRESS, help=text)
         else:
-            group.add_argument(name, type=type(option.default), default=argparse.SUPPRESS, help=text)
+            group.add_argument(*spellings, default=argparse.SUPPRESS, help=text)
     return [action.dest for action in group._group_actions]
+
+
+def has_our_flags(parser: argparse.ArgumentParser) -> bool:
+    """Return whether `add_flags` has added flags to this parser."""
+    return any(group.title == GROUP for group in parser._action_groups)

@@ -1,102 +1,336 @@
-"""What has been asked of VISTA in this process, and whether anybody acted on it."""
+"""The account of requests: who asked for VISTA, for which training arguments, and whether anything acted on it.
+
+A request belongs to one parse and to the argument objects that the parse made. A trainer trains with the request of its
+own arguments. Arguments that no parse made (written by hand, or copied) have that of the command line. Then come
+`install` and ``LLAVA_VISTA``. Child processes get a request through an environment variable.
+"""
 
 from __future__ import annotations
 
-import argparse
 import atexit
+import json
 import os
 import sys
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, is_vista_key, resolve
+from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, read_flags, resolve, vista_key
+from ..errors import ConfigError
 from ..logging import say, warn_once
-from .flags import add_flags
+from .startup import optimizer_was_made
 
 #: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).
 LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
+#: What a process hands to the processes that it starts.
+INHERITED_VARIABLE = "LLAVA_VISTA_REQUEST"
+#: Children that have used so much CPU time (seconds) may have trained; a compiler's or git's have not.
+_CHILD_SECONDS = 1.0
 
 
-class Request:
-    """Collects what flags, configuration keys, `install` and the environment say; `config` settles it."""
+@dataclass(eq=False)
+class Parse:
+    """What one parse of a host's arguments says of VISTA.
+
+    ``flags`` has ``vista`` and ``vista_<option>`` as given, ``source`` says where, ``folders`` are the output
+    directories of the training arguments that it made, ``acted`` is whether a training or attach() made use of it.
+    """
+
+    flags: dict[str, Any]
+    source: str
+    folders: set[str] = field(default_factory=set)
+    is_loose: bool = True  # it made no training arguments, so it speaks for those that no parse made
+    acted: bool = False
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a training is to do: its configuration (None: VISTA off), and who asked.
+
+    ``is_certain`` is False for words of the command line that no parser of the host was seen to read: they may mean
+    something else to the program, and must not stop it.
+    """
+
+    config: VistaConfig | None
+    source: str = f"--{FLAG}"
+    is_certain: bool = True
+    parse: Parse | None = None
+
+
+class Requests:
+    """Collects what parses, `install` and the environment ask for; `settle` says what holds for a training."""
 
     def __init__(self) -> None:
         self.installed: VistaConfig | None = None
-        self.flags: dict[str, Any] = {}
-        self.acted = False
+        self._installed_by = ""
         #: the program has VISTA's flags itself (a diff of patches/) and acts on them with `install`
-        self.native = False
-        self._parsed = False
+        self.is_native = False
+        self._command_line: Parse | None = None  # a parse that read this process's own words
+        self._loose: Parse | None = None
+        self._latest: Parse | None = None
+        #: id of an argument object -> (a reference to it, its parse)
+        self._made: dict[int, tuple[Callable[[], Any], Parse]] = {}
+        self._asked: list[Parse] = []
+        self._acted = False
+        self._words_are_others = False
         self._notes: set[str] = set()
-        self._at_exit = False
+        self._inherited: dict[str, Any] = {}
+        self._parent_installed: dict[str, Any] | None = None
+
+    # --- what is asked ---
+
+    def listen(self) -> None:
+        """Read what a parent process hands down, and tell at exit what nothing acted on."""
+        atexit.unregister(self.tell_at_exit)
+        atexit.register(self.tell_at_exit)
+        text = os.environ.get(INHERITED_VARIABLE)
+        if text:
+            handed = json.loads(text)
+            self._inherited = handed["flags"]
+            self._parent_installed = handed["installed"]
+            self._words_are_others = handed["words_are_others"]
+        self._hand_down()
 
     def reset(self) -> None:
         """Forget everything."""
-        if self._at_exit:
-            atexit.unregister(self._tell_if_nothing_happened)
+        atexit.unregister(self.tell_at_exit)
+        os.environ.pop(INHERITED_VARIABLE, None)
         self.__init__()  # type: ignore[misc]
 
-    def add_flags(self, flags: dict[str, Any]) -> None:
-        """Flags or configuration keys that a host's parser came across. A bad value raises ConfigError here."""
-        self._parsed = True
-        self.flags.update(flags)
-        if self.config() is not None and not self._at_exit:
-            atexit.register(self._tell_if_nothing_happened)
-            self._at_exit = True
+    def install(self, config: VistaConfig, by: str) -> None:
+        """`install` was called. It replaces what a parse before it left for arguments that no parse made."""
+        self.installed, self._installed_by = config, by
+        self._loose = None
+        self._hand_down()
 
-    def leave_command_line(self) -> None:
-        """The program's flags of that name mean something else: do not read them."""
-        self._parsed = True
+    def parsed(self, flags: Mapping[str, Any], words: Sequence[str] | None, results: Iterable[Any]) -> None:
+        """A host's parser has read its arguments.
 
-    def config(self) -> VistaConfig | None:
-        """The configuration to train with, or None when VISTA is off.
+        Args:
+            flags: VISTA's flags or keys among them.
+            words: the command line that was parsed; None for a configuration.
+            results: the objects that the parse made.
+
+        Raises:
+            ConfigError: a bad value.
+        """
+        source = "a configuration" if words is None else f"--{FLAG}"
+        if words is None and flags:
+            source = f"the key {FLAG}" if FLAG in flags else "the keys " + ", ".join(flags)
+        parse = Parse(dict(flags), source)
+        asks = resolve({**self._inherited, **parse.flags}, self.installed, _environment()).config is not None
+        own = {word for word in sys.argv[1:] if vista_key(word)}
+        if words is not None and own and own <= set(words):
+            self._command_line = parse
+        training_arguments = getattr(sys.modules.get("transformers.training_args"), "TrainingArguments", ())
+        for result in results:
+            self._remember(result, parse)
+            if isinstance(result, training_arguments):
+                parse.is_loose = False
+                parse.folders.add(os.path.abspath(str(result.output_dir)))
+        if parse.is_loose:
+            self._loose = parse
+        if parse.flags and asks:
+            self._asked.append(parse)
+        self._latest = parse
+        self._hand_down()
+
+    def _remember(self, made: Any, parse: Parse) -> None:
+        key = id(made)
+
+        def forget(_: Any) -> None:
+            self._made.pop(key, None)
+
+        reference: Callable[[], Any]
+        try:
+            reference = weakref.ref(made, forget)
+        except TypeError:  # slots without __weakref__: kept alive, so that its id stays its own
+            reference = lambda: made  # noqa: E731
+        self._made[key] = (reference, parse)
+
+    def leave_words_to_the_program(self) -> None:
+        """The program has flags of these names for something else: its command line is not read."""
+        self._words_are_others = True
+        self._hand_down()
+
+    # --- what holds ---
+
+    def settle(self, arguments: Any = None) -> Settled:
+        """Return what holds for a training with these arguments; None stands for arguments that no parse made.
 
         Raises:
             ConfigError: what was asked for is not valid.
         """
-        if not self._parsed and any(is_vista_key(word.lstrip("-").split("=")[0]) for word in _flag_words()):
-            # The host parses its command line by other means than HfArgumentParser: read our part of it ourselves.
-            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-            add_flags(parser)
-            self.flags.update(vars(parser.parse_known_args(_after_script())[0]))
-            self._parsed = True
-        resolved = resolve(self.flags, self.installed, os.environ.get(ENVIRONMENT_VARIABLE))
-        notes = [*resolved.notes, *self._applied_once(resolved.config)]
-        for note in notes:
+        parse, words = self._parse_of(arguments), self._unread_words()
+        flags = {**self._inherited, **(parse.flags if parse else {}), **words}
+        environment = _environment()
+        resolved = resolve(flags, self.installed or self._from_parent(), environment)
+        for note in (*resolved.notes, *self._applied_once(resolved.config)):
             if note not in self._notes:
                 self._notes.add(note)
                 say(note)
-        return resolved.config
+        if resolved.config is None:
+            self._warn_of_other_arguments(parse, arguments)
+            return Settled(None)
+        if words:
+            source = f"--{FLAG} on the command line"
+        elif parse is not None and parse.flags:
+            source = parse.source
+        elif self._inherited or (self._parent_installed and self.installed is None):
+            source = f"--{FLAG} of the parent process"
+        elif self.installed is not None:
+            source = self._installed_by
+        else:
+            source = f"{ENVIRONMENT_VARIABLE}={environment}"
+        return Settled(resolved.config, source, is_certain=not words, parse=parse)
+
+    def config(self, arguments: Any = None) -> VistaConfig | None:
+        """Return the configuration of `settle`."""
+        return self.settle(arguments).config
+
+    def _parse_of(self, arguments: Any) -> Parse | None:
+        reference, parse = self._made.get(id(arguments), (None, None))
+        if parse is not None and reference is not None and reference() is arguments:
+            return parse
+        folder = getattr(arguments, "output_dir", None)
+        if folder is not None:  # a copy of arguments that a parse made: one output directory is one run
+            for _, parse in reversed(self._made.values()):
+                if os.path.abspath(str(folder)) in parse.folders:
+                    return parse
+        return self._command_line or self._loose
+
+    def _unread_words(self) -> dict[str, Any]:
+        """Return VISTA's flags on this process's command line, where no HfArgumentParser has read them."""
+        if self._command_line is not None or self._words_are_others:
+            return {}
+        flags = read_words(sys.argv[1:])
+        try:
+            read_flags({FLAG: flags.get(FLAG, True)})
+        except ConfigError:
+            warn_once(
+                f"--{FLAG} {flags[FLAG]} on the command line was not read: it is neither true nor false, and may mean "
+                f"something else to this program. For VISTA give --{FLAG} True, or set {ENVIRONMENT_VARIABLE}=1."
+            )
+            return {}
+        return flags
+
+    def _from_parent(self) -> VistaConfig | None:
+        return None if self._parent_installed is None else VistaConfig(**self._parent_installed)
 
     def _applied_once(self, config: VistaConfig | None) -> list[str]:
-        """What to say when a natively patched program and llava-vista's own hooks both ask for VISTA."""
-        if not self.native or self.installed is None or config is None:
+        if not self.is_native or self.installed is None or config is None:
             return []
         return [
             f"this program reads --{FLAG} itself (a native patch), and llava-vista's start-up hook reads it too: VISTA "
             "is applied once."
         ]
 
-    def _tell_if_nothing_happened(self) -> None:
-        failed = getattr(sys, "last_value", None) is not None  # the run ended with an exception of its own
-        launched = any(module in sys.modules for module in LAUNCHERS)
-        if not self.acted and not failed and not launched:
+    def _warn_of_other_arguments(self, parse: Parse | None, arguments: Any) -> None:
+        """Warn where VISTA is off because these arguments are not those of the parse that asked for it."""
+        if parse is not None or arguments is None:
+            return
+        for asked in self._asked:
             warn_once(
-                "VISTA was asked for, but no transformers.Trainer was trained in this process: nothing was done with "
-                f"it. (An evaluation does not need --{FLAG}. For a training loop of your own call llava_vista.attach.)"
+                f"this training is without VISTA: {asked.source} asked for it with other training arguments than this "
+                "trainer's. Give the trainer the arguments that the parser made, or call llava_vista.install()."
             )
 
+    # --- what became of it ---
 
-def _after_script() -> list[str]:
-    return sys.argv[1:]
+    def act(self, settled: Settled | None = None) -> None:
+        """A training begins with a request; None: the program itself attached VISTA to a model."""
+        self._acted = True
+        for parse in self._asked:
+            parse.acted = parse.acted or settled is None or parse is settled.parse
+
+    def end(self, settled: Settled) -> None:
+        """A training has ended: later child processes do not inherit its request, but for the command line's."""
+        if self._latest is settled.parse and self._latest is not self._command_line:
+            self._latest = None
+            self._hand_down()
+
+    def _hand_down(self) -> None:
+        """Set the environment variable from which a child process reads this process's request."""
+        parse = self._latest if self._latest is not None and self._latest.flags else self._command_line
+        flags = {**self._inherited, **(parse.flags if parse else {})}
+        installed = self.installed or self._from_parent()
+        # Words that no parser has read yet go by the command line itself, which a spawned process has too.
+        if not (flags or installed or self._words_are_others or read_words(sys.argv[1:])):
+            os.environ.pop(INHERITED_VARIABLE, None)
+            return
+        handed = {
+            "flags": flags,
+            "installed": None if installed is None else installed.to_dict(),
+            "words_are_others": self._words_are_others,
+        }
+        os.environ[INHERITED_VARIABLE] = json.dumps(handed)
+
+    def tell_at_exit(self) -> None:
+        """Warn of every request that nothing acted on, however it was made."""
+        if getattr(sys, "last_value", None) is not None:
+            return  # the program ended with an exception of its own
+        if any(module in sys.modules for module in LAUNCHERS):
+            return
+        trained = optimizer_was_made()
+        if not trained and _children_seconds() > _CHILD_SECONDS:
+            return  # a training in child processes, which have the request and tell of it themselves
+        idle = [parse.source for parse in self._asked if not parse.acted]
+        if not self._acted:
+            if self.installed is not None:
+                idle.append(self._installed_by)
+            elif trained and not idle:
+                idle += self._idle_without_parse()
+        for source in dict.fromkeys(idle):
+            warn_once(
+                f"VISTA was asked for by {source}, and nothing acted on it: no transformers.Trainer was trained in this "
+                f"process with that request, and attach() was not called. For a training loop of your own call "
+                f"llava_vista.attach(model) (README, own loop); an evaluation does not need it."
+            )
+
+    def _idle_without_parse(self) -> list[str]:
+        try:
+            settled = self.settle()
+        except ConfigError as error:
+            return [f"words that cannot be read ({error})"]
+        return [] if settled.config is None or self._words_are_others else [settled.source]
 
 
-def _flag_words() -> list[str]:
-    return [word for word in _after_script() if word.startswith(f"--{FLAG}")]
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return VISTA's flags among the words of a command line, as given."""
+    flags: dict[str, Any] = {}
+    for index, word in enumerate(words):
+        key = vista_key(word) if word.startswith("--") else None
+        if key is None:
+            continue
+        _, equals, value = word.partition("=")
+        following = words[index + 1 : index + 2]
+        if equals:
+            flags[key] = value
+        elif following and not following[0].startswith("--"):
+            flags[key] = following[0]
+        else:
+            flags[key] = True
+    return flags
 
 
-REQUEST = Request()
+def _environment() -> str | None:
+    return os.environ.get(ENVIRONMENT_VARIABLE)
+
+
+def _children_seconds() -> float:
+    """Return the CPU time of the child processes that have ended (seconds)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+REQUEST = Requests()
 
 
 def note_attached() -> None:
     """Note that the program itself attached VISTA to a model."""
-    REQUEST.acted = True
+    REQUEST.act()

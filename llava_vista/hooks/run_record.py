@@ -1,12 +1,21 @@
-"""``vista.json``: what a run trained with, beside its checkpoints."""
+"""``vista.json``: what a run trained with, beside its checkpoints.
+
+A resumed run appends: the parts before it stay in ``history``. The file travels with checkpoints, so of the host's
+arguments it holds numbers and switches, and text only of the fields in `TEXT_FIELDS`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import enum
 import json
 import os
 import platform
+import re
+import uuid
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +26,90 @@ if TYPE_CHECKING:
     from ..config import VistaConfig
 
 FILE_NAME = "vista.json"
-#: A key that ends in one of these is left out: the file travels with checkpoints.
-_SECRETS = ("token", "secret", "password", "api_key")
 _PACKAGES = ("llava-vista", "torch", "transformers", "accelerate", "deepspeed", "peft", "trl", "llava-torch")
+#: Fields of training arguments whose text is recorded: transformers', LLaVA's, TinyLLaVA's and TRL's.
+TEXT_FIELDS = frozenset(
+    [
+        "output_dir",
+        "logging_dir",
+        "run_name",
+        "project",
+        "report_to",
+        "optim",
+        "optim_args",
+        "optim_target_modules",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "logging_strategy",
+        "save_strategy",
+        "eval_strategy",
+        "evaluation_strategy",
+        "log_level",
+        "log_level_replica",
+        "fp16_opt_level",
+        "fp16_backend",
+        "half_precision_backend",
+        "ddp_backend",
+        "debug",
+        "fsdp",
+        "fsdp_config",
+        "fsdp_transformer_layer_cls_to_wrap",
+        "deepspeed",
+        "accelerator_config",
+        "gradient_checkpointing_kwargs",
+        "activation_checkpointing_kwargs",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "torchdynamo",
+        "liger_kernel_config",
+        "label_names",
+        "length_column_name",
+        "train_sampling_strategy",
+        "metric_for_best_model",
+        "resume_from_checkpoint",
+        "hub_strategy",
+        "include_for_metrics",
+        "dataloader_multiprocessing_context",
+        "mp_parameters",
+        "ray_scope",
+        "cache_dir",
+        "mpt_attn_impl",
+        "attn_implementation",
+        "quant_type",
+        "lora_bias",
+        "lora_weight_path",
+        "training_recipe",
+        "tune_type_llm",
+        "tune_type_vision_tower",
+        "tune_type_connector",
+        "mm_tunable_parts",
+        "eos_token",
+        "pad_token",
+        "chat_template_path",
+        "dataset_text_field",
+        "truncation_mode",
+        "packing_strategy",
+        "loss_type",
+    ]
+)
+#: Sections of a DeepSpeed configuration that are recorded; its monitors (W&B, Comet) have keys of their own.
+_DEEPSPEED = frozenset(
+    [
+        "bf16",
+        "fp16",
+        "data_types",
+        "zero_optimization",
+        "zero_allow_untested_optimizer",
+        "optimizer",
+        "scheduler",
+        "gradient_clipping",
+        "gradient_accumulation_steps",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "prescale_gradients",
+    ]
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\?)\S+")
 
 
 def versions() -> dict[str, str]:
@@ -34,12 +124,28 @@ def versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it, without what looks like a secret."""
+    """Return a value as JSON can hold it. Credentials in a URL are left out, and of other objects all but the class."""
+    if isinstance(value, enum.Enum):
+        value = value.value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if not str(key).lower().endswith(_SECRETS)}
-    if isinstance(value, (list, tuple)):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    if isinstance(value, str):
+        return _CREDENTIALS.sub("...", value) if "://" in value else value
+    return value if value is None or isinstance(value, (bool, int, float)) else type(value).__qualname__
+
+
+def arguments_record(arguments: Any) -> dict[str, Any]:
+    """Return the training arguments that may be written down: numbers, switches, and text of `TEXT_FIELDS`."""
+    recorded: dict[str, Any] = {}
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name, None)
+        if field.name == "deepspeed" and isinstance(value, Mapping):
+            value = {key: item for key, item in value.items() if key in _DEEPSPEED}
+        if field.name in TEXT_FIELDS or value is None or isinstance(value, (bool, int, float)):
+            recorded[field.name] = _plain(value)
+    return recorded
 
 
 def data_record(dataset: Any) -> dict[str, Any]:
@@ -54,59 +160,89 @@ def data_record(dataset: Any) -> dict[str, Any]:
     for name in ("data_path", "image_folder", "image_aspect_ratio"):
         value = getattr(arguments, name, None)
         if isinstance(value, str):
-            record[name] = value
+            record[name] = _plain(value)
     if os.path.isfile(record.get("data_path", "")):
         record["data_bytes"] = os.path.getsize(record["data_path"])
     return record
 
 
-def run_record(handle: Handle, trainer: Any) -> dict[str, Any]:
-    """The content of ``vista.json``. What the host was told stands in it so that two runs can be compared later."""
-    return {
-        "config": handle.config.to_dict(),
-        "adapter": handle.adapter.name,
-        "model_class": f"{type(handle.inner).__module__}.{type(handle.inner).__qualname__}",
-        "decoder_class": f"{type(handle.decoder).__module__}.{type(handle.decoder).__qualname__}",
-        "world_size": trainer.args.world_size,
-        "versions": versions(),
-        "data": data_record(trainer.train_dataset),
-        "training_arguments": _plain(trainer.args.to_dict()),
-    }
+class RunRecord:
+    """The file of one training.
+
+    Args:
+        handle: what is attached.
+        trainer: the host's, at the start of training.
+    """
+
+    def __init__(self, handle: Handle, trainer: Any) -> None:
+        self.path = os.path.join(trainer.args.output_dir, FILE_NAME)
+        self._first_step = int(trainer.state.global_step)
+        before = self._before(handle.config) if self._first_step else {}
+        history = before.pop("history", [])
+        self.content = {
+            "run_id": before.get("run_id") or uuid.uuid4().hex,
+            "started": _now(),
+            "first_step": self._first_step,
+            "config": handle.config.to_dict(),
+            "adapter": handle.adapter.name,
+            "model_class": f"{type(handle.inner).__module__}.{type(handle.inner).__qualname__}",
+            "decoder_class": f"{type(handle.decoder).__module__}.{type(handle.decoder).__qualname__}",
+            "world_size": trainer.args.world_size,
+            "versions": versions(),
+            "data": self._built(lambda: data_record(trainer.train_dataset), "the data"),
+            "training_arguments": self._built(lambda: arguments_record(trainer.args), "the training arguments"),
+            "history": [*(history if isinstance(history, list) else []), *([before] if before else [])],
+        }
+        self._write()
+
+    def finish(self, steps: int) -> None:
+        """Training has ended after so many optimizer steps."""
+        self.content |= {"finished": _now(), "last_step": steps}
+        self._write()
+
+    def _built(self, build: Any, what: str) -> dict[str, Any]:
+        try:
+            return dict(build())
+        except Exception as error:  # noqa: BLE001  (the host's objects may raise anything, and a record stops no training)
+            warn_once(f"{self.path} is without {what}: reading them failed ({error!r}).")
+            return {}
+
+    def _before(self, config: VistaConfig) -> dict[str, Any]:
+        """Return the record of the run that is resumed, and say which options differ from it."""
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                before = json.load(file)
+            known = dict(before["config"])
+        except FileNotFoundError:
+            warn_once(
+                f"this run is resumed with VISTA, but there is no {self.path}: up to here it was trained without VISTA, "
+                "or that file was not kept. The result is neither a baseline nor a VISTA run."
+            )
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warn_once(f"{self.path} cannot be read ({error!r}); whether VISTA options changed is unknown.")
+            return {}
+        now = config.to_dict()
+        changed = [
+            f"{name} {known.get(name)!r} -> {now.get(name)!r}"
+            for name in sorted({*known, *now})
+            if known.get(name) != now.get(name)
+        ]
+        if changed:
+            warn_once(f"this run is resumed with other VISTA options than before: {', '.join(changed)}.")
+        return dict(before)
+
+    def _write(self) -> None:
+        """Write the file. A full disk or the like is a warning: training goes on."""
+        try:
+            os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+            with open(f"{self.path}.part", "w", encoding="utf-8") as file:
+                json.dump(self.content, file, indent=2)
+                file.write("\n")
+            os.replace(f"{self.path}.part", self.path)
+        except OSError as error:
+            warn_once(f"{self.path} could not be written ({error}); training goes on without it.")
 
 
-def warn_of_changes(output_dir: str, config: VistaConfig) -> None:
-    """A resumed run: say which options differ from those that the run has been trained with so far."""
-    path = os.path.join(output_dir, FILE_NAME)
-    try:
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)["config"]
-    except FileNotFoundError:
-        warn_once(
-            f"this run is resumed with VISTA, but there is no {path}: up to here it was trained without VISTA, or "
-            "that file was not kept. The result is neither a baseline nor a VISTA run."
-        )
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warn_once(f"{path} cannot be read ({error!r}); whether VISTA options changed is unknown.")
-        return
-    now = config.to_dict()
-    changed = [
-        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        warn_once(f"this run is resumed with other VISTA options than before: {', '.join(changed)}.")
-
-
-def write_run_record(handle: Handle, trainer: Any) -> None:
-    """Write ``vista.json`` to the output directory. A full disk or the like is a warning: training goes on."""
-    output_dir = trainer.args.output_dir
-    path = os.path.join(output_dir, FILE_NAME)
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(run_record(handle, trainer), file, indent=2)
-            file.write("\n")
-    except OSError as error:
-        warn_once(f"{path} could not be written ({error}); training goes on without it.")
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -18,11 +18,14 @@ def apply(module: ModuleType) -> Callable[[], None]:
 
     @functools.wraps(original)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        config = REQUEST.config()
-        if config is None:
+        settled = REQUEST.settle(self.args)
+        if settled.config is None:
             return original(self, *args, **kwargs)
-        REQUEST.acted = True
-        with TrainingSession(self, config):
-            return original(self, *args, **kwargs)
+        REQUEST.act(settled)
+        try:
+            with TrainingSession(self, settled.config, settled.source, must_act=settled.is_certain):
+                return original(self, *args, **kwargs)
+        finally:
+            REQUEST.end(settled)
 
     return Replacement(module.Trainer, "train", train).undo

@@ -14,31 +14,17 @@ from ..adapters import find_adapter
 from ..attach.handle import Handle, handle_in, handle_on
 from ..attach.meter import Meter
 from ..attach.patching import Replacement
-from ..config import FLAG, FLAG_PREFIX, VistaConfig
-from ..errors import AttachError, VistaError
+from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig
+from ..errors import AttachError, UnsupportedModelError, VistaError
 from ..logging import say, warn_once
 from .accumulation import LossScale
+from .other_objectives import HOST_LOSS, other_objective, refuse_other_objective
 from .ranks import agree, refuse_split_sequences
-from .run_record import warn_of_changes, write_run_record
+from .run_record import RunRecord
+from .trackers import report_options
 
 #: After this many logged records without a single aligned sample, the user is warned.
 UNALIGNED_RECORDS = 3
-#: Trainers whose loss is not the cross-entropy of the batch's own text, and what VISTA would do there.
-OTHER_OBJECTIVES = {
-    **dict.fromkeys(
-        ("DPOTrainer", "CPOTrainer", "ORPOTrainer", "OnlineDPOTrainer", "XPOTrainer", "NashMDTrainer"),
-        "it would pull chosen and rejected answers alike towards the image",
-    ),
-    **dict.fromkeys(("KTOTrainer", "BCOTrainer"), "it would pull wanted and unwanted answers alike towards the image"),
-    **dict.fromkeys(
-        ("GRPOTrainer", "RLOOTrainer", "PPOTrainer", "GSPOTrainer"),
-        "it would pull every sampled answer towards the image, whatever its reward",
-    ),
-    **dict.fromkeys(("RewardTrainer", "PRMTrainer"), "its loss is about scores, not about the text"),
-    **dict.fromkeys(("GKDTrainer",), "its loss is a divergence from a teacher"),
-}
-#: Logged in the place of ``ce_loss`` where the host's own loss is not a cross-entropy.
-HOST_LOSS = "host_loss"
 
 
 class TrainingSession:
@@ -51,12 +37,14 @@ class TrainingSession:
         trainer: the host's.
         config: what to train with.
         source: how VISTA was asked for, for messages.
+        must_act: a training that VISTA cannot act on stops. With False, or weight 0, it goes on with a warning.
     """
 
-    def __init__(self, trainer: Any, config: VistaConfig, source: str = f"--{FLAG}") -> None:
+    def __init__(self, trainer: Any, config: VistaConfig, source: str = f"--{FLAG}", *, must_act: bool = True) -> None:
         self.trainer = trainer
         self.config = config
         self.source = source
+        self._must_act = must_act and config.weight > 0
         self.handle: Handle | None = None
         self.meter = Meter()
         #: the handle is the program's own, from attach(): it is given back, not detached
@@ -64,28 +52,56 @@ class TrainingSession:
         self._replacements: list[Replacement] = []
         self._scale: LossScale | None = None
         self._callback = _Callback(self)
-        self._objective = next((cls.__name__ for cls in type(trainer).__mro__ if cls.__name__ in OTHER_OBJECTIVES), "")
+        self._objective = other_objective(trainer)
         self._losses = self._losses_of_step = self._losses_without_gradient = 0
         self._first_step: int | None = None
         self._pending: dict[str, float] | None = None
         self._records_without_aligned = 0
         self._ever_aligned = False
+        self._is_refused = False
+        self._record: RunRecord | None = None
 
     def __enter__(self) -> TrainingSession:
+        try:
+            self._refuse_what_cannot_be()
+        except VistaError as error:
+            if self._must_act:
+                raise
+            warn_once(f"this training is without VISTA, which {self.source} asked for: {error}")
+            self._is_refused = True
+        else:
+            self.trainer.add_callback(self._callback)
+        return self
+
+    def _refuse_what_cannot_be(self) -> None:
+        """Stop before anything is set up.
+
+        Raises:
+            VistaError: this trainer, its set-up or its model is one that VISTA cannot act on.
+        """
         if self.trainer.args.n_gpu > 1:
             raise AttachError(
                 f"this Trainer runs nn.DataParallel over {self.trainer.args.n_gpu} GPUs in one process, where VISTA "
                 "cannot follow the replicas. Launch one process per GPU (deepspeed, torchrun, accelerate launch), or "
                 "show it one GPU (CUDA_VISIBLE_DEVICES=0)."
             )
-        self._refuse_other_objectives()
+        if self.config.weight > 0:
+            refuse_other_objective(self._objective, self.config, type(self.trainer).__name__, self.source)
         refuse_split_sequences(self.trainer)
-        if self.trainer.model is not None:
-            find_adapter(self.trainer.model)  # an unknown model stops here, before anything is set up
-        self.trainer.add_callback(self._callback)
-        return self
+        model = self.trainer.model
+        if model is not None:
+            try:
+                find_adapter(model)
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(
+                    f"{self.source} asks for VISTA, but {type(self.trainer).__name__}'s model cannot be trained with "
+                    f"it: {error} For a training without images leave it out"
+                    f" ({ENVIRONMENT_VARIABLE}=0 or --{FLAG} False)."
+                ) from error
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._is_refused:
+            return
         self._release()
         self.trainer.remove_callback(self._callback)
         if kind is not None:
@@ -100,17 +116,6 @@ class TrainingSession:
                 f"{self.source} had no effect: {type(self.trainer).__name__} trained without calling compute_loss with "
                 "gradients. Use llava_vista.attach(model) instead."
             )
-
-    def _refuse_other_objectives(self) -> None:
-        if not self._objective or self.config.weight == 0:
-            return
-        reason = OTHER_OBJECTIVES[self._objective]
-        if not self.config.any_objective:
-            raise AttachError(
-                f"{type(self.trainer).__name__} is a {self._objective}, and VISTA is defined beside cross-entropy: "
-                f"{reason}. Train without {self.source}, or with --{FLAG_PREFIX}any_objective if that is wanted."
-            )
-        say(f"VISTA beside the objective of {self._objective}, as --{FLAG_PREFIX}any_objective asks: {reason}.")
 
     def _release(self) -> None:
         for replacement in reversed(self._replacements):
@@ -160,8 +165,14 @@ class TrainingSession:
 
     def begin(self) -> None:
         """Attach. The model is complete now, also when the trainer makes it itself, or wraps it."""
-        trainer = self.trainer
         self._release()  # the trainer may start over (hyper-parameter search, batch-size finder)
+        try:
+            self._begin()
+        except VistaError as error:
+            self._complain(error)
+
+    def _begin(self) -> None:
+        trainer = self.trainer
         agree(self.config)
         self.handle, self.meter = self._borrow() or Handle(trainer.model, self.config), Meter()
         self._scale = LossScale(trainer)
@@ -175,9 +186,8 @@ class TrainingSession:
         observed = "observed only, " if self.config.weight == 0 else ""
         say(f"VISTA enabled: {self.config.describe()} ({observed}asked for by {self.source}); {self.handle.describe()}")
         if trainer.is_world_process_zero():
-            if trainer.state.global_step > 0:
-                warn_of_changes(trainer.args.output_dir, self.config)
-            write_run_record(self.handle, trainer)
+            self._record = RunRecord(self.handle, trainer)
+            report_options(trainer, self.config)
 
     def end_step(self) -> None:
         """Check that the optimizer step that just ended had the term in its loss.
@@ -209,12 +219,14 @@ class TrainingSession:
                 self.meter.check(self.handle.device, across_ranks=True)
             if not self._ever_aligned and self._records_without_aligned:
                 self._warn_unaligned()
+            if self._record is not None:
+                self._record.finish(self.trainer.state.global_step)
 
     def _complain(self, error: VistaError) -> None:
         """Raise ``error``; where VISTA only observes, warn and stop observing."""
-        if self.config.weight > 0:
+        if self._must_act:
             raise error
-        warn_once(f"{error} VISTA observes no further in this training (weight 0).")
+        warn_once(f"{error} VISTA does nothing further in this training.")
         self._release()
 
     # --- what is put on the trainer ---

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import types
 from pathlib import Path
 
 import pytest
 from compare_files import write_training
 
-from llava_vista.config import VistaConfig
-from llava_vista.hooks.run_record import run_record
 from llava_vista.tools.compare.comparison import Comparison, compare
 from llava_vista.tools.compare.training_conditions import DIFFERS, SAME, UNKNOWN
 from llava_vista.tools.kit.training_folder import read_training
@@ -259,29 +256,3 @@ def test_the_first_record_is_not_taken_for_the_end(tmp_path) -> None:
     result = compare(folders[:1], folders[1:])
     assert "share 1 logged steps, the last of them 1 of 36" in result.not_compared[0]
     assert not result.is_complete
-
-
-def test_the_run_record_holds_what_a_comparison_needs_and_no_secret(tmp_path) -> None:
-    data = tmp_path / "mix.json"
-    data.write_text("[]")
-
-    class Dataset(list):
-        data_args = types.SimpleNamespace(data_path=str(data), image_folder="images", image_processor=object())
-
-    arguments = {
-        "seed": 3, "hub_token": "hf_secret", "deepspeed": {"zero": {"stage": 3}, "API_KEY": "x"}, "lr_scheduler_type":
-        "cosine", "average_tokens_across_devices": True, "device": object(), "report_to": ("none",),
-    }  # fmt: skip
-    trainer = types.SimpleNamespace(
-        args=types.SimpleNamespace(world_size=4, to_dict=lambda: arguments), train_dataset=Dataset([1, 2, 3])
-    )
-    handle = types.SimpleNamespace(
-        config=VistaConfig(), adapter=types.SimpleNamespace(name="llava"), inner=object(), decoder=object()
-    )
-    record = json.loads(json.dumps(run_record(handle, trainer)))  # type: ignore[arg-type]
-    assert record["world_size"] == 4
-    assert record["data"] == {"samples": 3, "data_path": str(data), "image_folder": "images", "data_bytes": 2}
-    kept = record["training_arguments"]
-    assert kept["seed"] == 3 and kept["deepspeed"] == {"zero": {"stage": 3}}
-    assert kept["average_tokens_across_devices"] is True and kept["report_to"] == ["none"]
-    assert "secret" not in json.dumps(record) and "API_KEY" not in json.dumps(record)

@@ -1,0 +1,80 @@
+"""Called at every start of this environment's Python, by the line of ``llava_vista.pth``: may VISTA be asked for?
+
+Installed as the top-level module ``llava_vista_startup``, so that a start that did not ask imports no package. It reads
+the environment and the command line, and opens no file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+#: LLAVA_VISTA is the user's; LLAVA_VISTA_REQUEST is what a parent process was asked for (hooks/request.py).
+VARIABLES = ("LLAVA_VISTA", "LLAVA_VISTA_REQUEST")
+FLAGS = ("--vista", "--no-vista", "--no_vista")
+#: Trainers that read configuration files, in which VISTA's keys may be: their commands, and the scripts they start.
+TRAINERS = ("trl", "llamafactory-cli", "swift")
+TRAINER_SCRIPTS = ("trl/scripts/", "llamafactory/launcher.py", "swift/cli/")
+
+
+def start() -> None:
+    """Put llava-vista's hooks in place where VISTA may be asked for."""
+    if may_ask(getattr(sys, "argv", []), getattr(sys, "orig_argv", [])[:4]):
+        try:
+            from llava_vista.hooks import listen
+        except ImportError as error:
+            if os.environ.get("LLAVA_VISTA"):
+                _warn(f"LLAVA_VISTA is set, but llava-vista cannot be imported ({error}). Install it again.")
+        else:
+            listen()
+    else:
+        import atexit
+
+        atexit.register(tell_if_set_too_late)
+
+
+def may_ask(words: list[str], program: list[str]) -> bool:
+    """Return whether VISTA may be asked for.
+
+    Args:
+        words: of the command line.
+        program: the interpreter's first words, among which the program is.
+    """
+    if any(map(os.environ.get, VARIABLES)):
+        return True
+    for word in words:
+        if word.startswith(FLAGS) or (word.startswith(("vista=", "vista_")) and "=" in word):
+            return True
+    for word in program:
+        path = word.replace(os.sep, "/")
+        if path.rpartition("/")[2] in TRAINERS or any(script in path for script in TRAINER_SCRIPTS):
+            return True
+    return False
+
+
+def tell_if_set_too_late() -> None:
+    """Warn, at exit, where LLAVA_VISTA was set in a running process, which no hook was there to read."""
+    if os.environ.get("LLAVA_VISTA") and "llava_vista.hooks" not in sys.modules and optimizer_was_made():
+        _warn(
+            f"LLAVA_VISTA={os.environ['LLAVA_VISTA']} was set when Python was running already, and had no effect. Set "
+            "it before the start (of a notebook's kernel, too), or call llava_vista.install()."
+        )
+
+
+def optimizer_was_made() -> bool:
+    """Return whether this process has had an optimizer of torch, and so has probably trained something.
+
+    ``torch.optim.Optimizer`` wraps the ``step`` of a class when the first instance is made, and marks it as hooked.
+    """
+    base = getattr(sys.modules.get("torch.optim"), "Optimizer", None)
+    classes = [] if base is None else [base]
+    while classes:
+        cls = classes.pop()
+        if getattr(cls.step, "hooked", False):
+            return True
+        classes += cls.__subclasses__()
+    return False
+
+
+def _warn(message: str) -> None:
+    print(f"[llava-vista] WARNING: {message}", file=sys.stderr)
