@@ -148,7 +148,7 @@ def vista_key(word: str) -> str | None:
 
 
 def misspelt(words: Iterable[str]) -> str | None:
-    """Return what to say of the first flag or key that nobody knows and that resembles one of VISTA's; None for none."""
+    """Return what to say of the first flag or key that is unknown and resembles one of VISTA's; None for none."""
     for word in words:
         dashes = word[: len(word) - len(word.lstrip("-"))]
         key = word.lstrip("-").partition("=")[0].replace("-", "_")

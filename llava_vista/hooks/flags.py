@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) 
     """
     group = parser.add_argument_group(GROUP, "explicit vision-text alignment by llava-vista (arXiv 2505.10917)")
     switches = {FLAG: "train with cross-entropy + weight * L_VISTA (default: off)"}
-    options = {}
+    options: dict[str, str] = {}
     for option in OPTIONS.values():
         texts = switches if isinstance(option.default, bool) else options
         texts[f"{FLAG_PREFIX}{option.name}"] = f"{option.metadata['help']} (default: {option.default})"

@@ -1,4 +1,4 @@
-"""Trainers whose loss is not the cross-entropy of the batch's own text: VISTA is refused there, or asked for by name."""
+"""Trainers whose loss is not the cross-entropy of the batch's own text: VISTA acts there only by request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HfArgumentParser: takes VISTA's flags and keys out before the host sees them; the host gets the tuple it asked for."""
+"""HfArgumentParser: takes VISTA's flags and keys out, and the host gets the tuple that it asked for."""
 
 from __future__ import annotations
 

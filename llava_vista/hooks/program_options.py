@@ -1,4 +1,4 @@
-"""argparse: notes a program that has options of its own with the names of VISTA's, whose command line is then its own."""
+"""argparse: notes a program with options of its own that have the names of VISTA's: its command line is its own."""
 
 from __future__ import annotations
 

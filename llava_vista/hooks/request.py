@@ -76,7 +76,9 @@ class Requests:
         self._words_are_others = False
         self._notes: set[str] = set()
         self._inherited: dict[str, Any] = {}
-        self._parent_installed: dict[str, Any] | None = None
+        self._parent_installed: VistaConfig | None = None
+        self._parent_source = ""
+        self._handed_down = ""
 
     # --- what is asked ---
 
@@ -85,10 +87,11 @@ class Requests:
         atexit.unregister(self.tell_at_exit)
         atexit.register(self.tell_at_exit)
         text = os.environ.get(INHERITED_VARIABLE)
-        if text:
+        if text and text != self._handed_down:  # not what this process itself has set for its children
             handed = json.loads(text)
             self._inherited = handed["flags"]
-            self._parent_installed = handed["installed"]
+            self._parent_installed = None if handed["installed"] is None else VistaConfig(**handed["installed"])
+            self._parent_source = handed["source"]
             self._words_are_others = handed["words_are_others"]
         self._hand_down()
 
@@ -165,7 +168,7 @@ class Requests:
         parse, words = self._parse_of(arguments), self._unread_words()
         flags = {**self._inherited, **(parse.flags if parse else {}), **words}
         environment = _environment()
-        resolved = resolve(flags, self.installed or self._from_parent(), environment)
+        resolved = resolve(flags, self.installed or self._parent_installed, environment)
         for note in (*resolved.notes, *self._applied_once(resolved.config)):
             if note not in self._notes:
                 self._notes.add(note)
@@ -178,7 +181,7 @@ class Requests:
         elif parse is not None and parse.flags:
             source = parse.source
         elif self._inherited or (self._parent_installed and self.installed is None):
-            source = f"--{FLAG} of the parent process"
+            source = self._parent_source
         elif self.installed is not None:
             source = self._installed_by
         else:
@@ -214,9 +217,6 @@ class Requests:
             )
             return {}
         return flags
-
-    def _from_parent(self) -> VistaConfig | None:
-        return None if self._parent_installed is None else VistaConfig(**self._parent_installed)
 
     def _applied_once(self, config: VistaConfig | None) -> list[str]:
         if not self.is_native or self.installed is None or config is None:
@@ -254,17 +254,19 @@ class Requests:
         """Set the environment variable from which a child process reads this process's request."""
         parse = self._latest if self._latest is not None and self._latest.flags else self._command_line
         flags = {**self._inherited, **(parse.flags if parse else {})}
-        installed = self.installed or self._from_parent()
+        installed = self.installed or self._parent_installed
         # Words that no parser has read yet go by the command line itself, which a spawned process has too.
         if not (flags or installed or self._words_are_others or read_words(sys.argv[1:])):
             os.environ.pop(INHERITED_VARIABLE, None)
             return
+        asker = parse.source if parse is not None and parse.flags else self._installed_by
         handed = {
+            "source": f"{asker} in the parent process" if asker else self._parent_source,
             "flags": flags,
             "installed": None if installed is None else installed.to_dict(),
             "words_are_others": self._words_are_others,
         }
-        os.environ[INHERITED_VARIABLE] = json.dumps(handed)
+        self._handed_down = os.environ[INHERITED_VARIABLE] = json.dumps(handed)
 
     def tell_at_exit(self) -> None:
         """Warn of every request that nothing acted on, however it was made."""
@@ -283,9 +285,9 @@ class Requests:
                 idle += self._idle_without_parse()
         for source in dict.fromkeys(idle):
             warn_once(
-                f"VISTA was asked for by {source}, and nothing acted on it: no transformers.Trainer was trained in this "
-                f"process with that request, and attach() was not called. For a training loop of your own call "
-                f"llava_vista.attach(model) (README, own loop); an evaluation does not need it."
+                f"VISTA was asked for by {source}, and nothing acted on it: no transformers.Trainer was trained with "
+                "that request in this process, and attach() was not called. For a training loop of your own call "
+                "llava_vista.attach(model) (README, own loop); an evaluation does not need it."
             )
 
     def _idle_without_parse(self) -> list[str]:

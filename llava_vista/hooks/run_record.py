@@ -28,87 +28,30 @@ if TYPE_CHECKING:
 FILE_NAME = "vista.json"
 _PACKAGES = ("llava-vista", "torch", "transformers", "accelerate", "deepspeed", "peft", "trl", "llava-torch")
 #: Fields of training arguments whose text is recorded: transformers', LLaVA's, TinyLLaVA's and TRL's.
-TEXT_FIELDS = frozenset(
-    [
-        "output_dir",
-        "logging_dir",
-        "run_name",
-        "project",
-        "report_to",
-        "optim",
-        "optim_args",
-        "optim_target_modules",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "logging_strategy",
-        "save_strategy",
-        "eval_strategy",
-        "evaluation_strategy",
-        "log_level",
-        "log_level_replica",
-        "fp16_opt_level",
-        "fp16_backend",
-        "half_precision_backend",
-        "ddp_backend",
-        "debug",
-        "fsdp",
-        "fsdp_config",
-        "fsdp_transformer_layer_cls_to_wrap",
-        "deepspeed",
-        "accelerator_config",
-        "gradient_checkpointing_kwargs",
-        "activation_checkpointing_kwargs",
-        "torch_compile_backend",
-        "torch_compile_mode",
-        "torchdynamo",
-        "liger_kernel_config",
-        "label_names",
-        "length_column_name",
-        "train_sampling_strategy",
-        "metric_for_best_model",
-        "resume_from_checkpoint",
-        "hub_strategy",
-        "include_for_metrics",
-        "dataloader_multiprocessing_context",
-        "mp_parameters",
-        "ray_scope",
-        "cache_dir",
-        "mpt_attn_impl",
-        "attn_implementation",
-        "quant_type",
-        "lora_bias",
-        "lora_weight_path",
-        "training_recipe",
-        "tune_type_llm",
-        "tune_type_vision_tower",
-        "tune_type_connector",
-        "mm_tunable_parts",
-        "eos_token",
-        "pad_token",
-        "chat_template_path",
-        "dataset_text_field",
-        "truncation_mode",
-        "packing_strategy",
-        "loss_type",
-    ]
-)
+# fmt: off
+TEXT_FIELDS = frozenset((
+    "output_dir", "logging_dir", "run_name", "project", "report_to", "optim", "optim_args", "optim_target_modules",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "logging_strategy", "save_strategy", "eval_strategy",
+    "evaluation_strategy", "log_level", "log_level_replica", "fp16_opt_level", "fp16_backend",
+    "half_precision_backend", "ddp_backend", "debug", "fsdp", "fsdp_config", "fsdp_transformer_layer_cls_to_wrap",
+    "deepspeed", "accelerator_config", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs",
+    "torch_compile_backend", "torch_compile_mode", "torchdynamo", "liger_kernel_config", "label_names",
+    "length_column_name", "train_sampling_strategy", "metric_for_best_model", "resume_from_checkpoint",
+    "hub_strategy", "include_for_metrics", "dataloader_multiprocessing_context", "mp_parameters", "ray_scope",
+    "cache_dir", "mpt_attn_impl", "attn_implementation", "quant_type", "lora_bias", "lora_weight_path",
+    "training_recipe", "tune_type_llm", "tune_type_vision_tower", "tune_type_connector", "mm_tunable_parts",
+    "eos_token", "pad_token", "chat_template_path", "dataset_text_field", "truncation_mode", "packing_strategy",
+    "loss_type",
+))
+# fmt: on
 #: Sections of a DeepSpeed configuration that are recorded; its monitors (W&B, Comet) have keys of their own.
-_DEEPSPEED = frozenset(
-    [
-        "bf16",
-        "fp16",
-        "data_types",
-        "zero_optimization",
-        "zero_allow_untested_optimizer",
-        "optimizer",
-        "scheduler",
-        "gradient_clipping",
-        "gradient_accumulation_steps",
-        "train_batch_size",
-        "train_micro_batch_size_per_gpu",
-        "prescale_gradients",
-    ]
-)
+# fmt: off
+_DEEPSPEED = frozenset((
+    "bf16", "fp16", "data_types", "zero_optimization", "zero_allow_untested_optimizer", "optimizer", "scheduler",
+    "gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu",
+    "prescale_gradients",
+))
+# fmt: on
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\?)\S+")
 
 
@@ -215,8 +158,8 @@ class RunRecord:
             known = dict(before["config"])
         except FileNotFoundError:
             warn_once(
-                f"this run is resumed with VISTA, but there is no {self.path}: up to here it was trained without VISTA, "
-                "or that file was not kept. The result is neither a baseline nor a VISTA run."
+                f"this run is resumed with VISTA, but there is no {self.path}: up to here it was trained without "
+                "VISTA, or that file was not kept. The result is neither a baseline nor a VISTA run."
             )
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -30,6 +30,7 @@ def start() -> None:
     else:
         import atexit
 
+        atexit.unregister(tell_if_set_too_late)  # a folder that is on the path twice has its .pth files read twice
         atexit.register(tell_if_set_too_late)
 
 
