@@ -59,6 +59,7 @@ class Handle:
                 f"VISTA is already attached to this {type(self.inner).__name__}; call detach() on its handle first."
             )
         _HANDLES[self.inner] = ref(self)
+        _forget_compiled_code()
 
     # --- what the user calls ---
 
@@ -90,6 +91,7 @@ class Handle:
         self.remove_entry()
         self.observer.remove()
         del _HANDLES[self.inner]
+        _forget_compiled_code()
 
     # --- what the trainer session and messages use ---
 
@@ -212,6 +214,16 @@ class Handle:
     def _embedding(self) -> nn.Module:
         embedding: nn.Module = self.inner.get_input_embeddings()  # type: ignore[operator]
         return embedding
+
+
+def _forget_compiled_code() -> None:
+    """Make torch.compile trace models again, where it is in use.
+
+    It does not notice that hooks come and go: what it compiled for one model also runs for another of the same class.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
 
 
 def _with_loss(output: Any, loss: Tensor) -> Any:

@@ -20,8 +20,8 @@ _CHUNK = 256
 _TRIES = 8
 
 
-def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[float, int]:
-    """Return the mean next-token cross-entropy and the number of supervised tokens. Reads the device.
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean next-token cross-entropy and the number of supervised tokens, both () and on the device.
 
     Args:
         logits: (B, L, V). labels: (B, L), negative where not supervised.
@@ -33,8 +33,7 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[float, int]:
             for chunk, wanted in zip(row_logits.split(_CHUNK), row_labels.split(_CHUNK), strict=True):
                 wanted = wanted.masked_fill(wanted < 0, -100)
                 total += cross_entropy(chunk.float(), wanted, reduction="sum")
-    supervised = int(count)
-    return float(total) / max(supervised, 1), supervised
+    return total / count.clamp(min=1), count
 
 
 class LossScale:
@@ -50,6 +49,9 @@ class LossScale:
     decides, by the attributes that it reads: `model_accepts_loss_kwargs` (transformers 4.46), `compute_loss_func`,
     `loss_is_scaled_for_ga` (5.19).
 
+    The comparison stays on the device, and so does its outcome, until `settle` reads it beside a log record: measuring
+    does not synchronise.
+
     A model may take ``num_items_in_batch`` and never use it (Llava in 4.49, VipLlava up to 5.6): the trainer believes
     the loss to be normalised and adds up means. The term is then scaled as the cross-entropy is, with a warning.
     """
@@ -58,6 +60,9 @@ class LossScale:
         self._trainer = trainer
         self._window: int | None = None
         self._is_divided: bool | None = None
+        #: the same before it was read, on the device: 0 unknown, 1 a mean, 2 divided
+        self._found: Tensor | None = None
+        self._is_announced = False
         self._tries = 0
         self._forwards = 0
         self._logits: Tensor | None = None
@@ -85,21 +90,42 @@ class LossScale:
             else:
                 self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
 
-    def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float:
-        """Return the divisor, after `compute_loss` has returned ``loss``.
+    def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float | Tensor:
+        """Return the divisor, after `compute_loss` has returned ``loss``; a tensor () until `settle` has read it.
 
         Args:
             loss: the scalar that it returned.
             labels: (B, L) of the merged sequence, if known.
-            num_items_in_batch: what the trainer passed. Reads the device while measuring.
+            num_items_in_batch: what the trainer passed.
         """
         window = self.window
         if window == 1:
             return 1.0
-        announced = self._announced(num_items_in_batch)
         if self._hook is not None:
-            self._measure(loss, labels, num_items_in_batch, announced)
-        return float(window) if (announced if self._is_divided is None else self._is_divided) else 1.0
+            self._measure(loss, labels, num_items_in_batch)
+        if self._is_divided is not None:
+            return float(window) if self._is_divided else 1.0
+        self._is_announced = self._announced(num_items_in_batch)
+        announced = float(window) if self._is_announced else 1.0
+        if self._found is None:
+            return announced
+        measured = torch.where(self._found == 2, float(window), 1.0)
+        return torch.where(self._found == 0, announced, measured).to(loss.device)
+
+    def settle(self) -> None:
+        """Read what was measured, and warn where the host's own scale is wrong. Reads the device, once in a run."""
+        if self._is_divided is not None or self._found is None:
+            return
+        found = int(self._found)
+        if found:
+            self._is_divided = found == 2
+            self._stop_measuring()
+        if found == 1 and self._is_announced:
+            warn_once(
+                f"{type(self._trainer.model).__name__} takes num_items_in_batch and does not use it, so this trainer "
+                f"adds up the losses of {self.window} accumulated micro-batches where it should average them (with or "
+                "without VISTA). The VISTA term is scaled as the cross-entropy is."
+            )
 
     @property
     def window(self) -> int:
@@ -118,27 +144,23 @@ class LossScale:
         accepts = bool(getattr(trainer, "model_accepts_loss_kwargs", False))
         return (accepts and num_items_in_batch is not None) or getattr(trainer, "compute_loss_func", None) is not None
 
-    def _measure(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any, announced: bool) -> None:
+    def _measure(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> None:
         self._tries += 1
         logits, self._logits = self._logits, None
         if logits is not None and labels is not None and logits.shape[:2] == labels.shape and self._forwards == 1:
             mean, count = mean_cross_entropy(logits, labels)
-            found = float(loss.detach().mean())
-            divided = [mean / self.window]
-            if num_items_in_batch is not None and count:
-                items = float(torch.as_tensor(num_items_in_batch).float().mean())
-                divided += [mean * count / items, mean * count / items * self._trainer.args.world_size]
-            is_mean, is_divided = _equal(found, mean), any(_equal(found, value) for value in divided)
-            if is_mean != is_divided:  # both when this micro-batch holds nearly all tokens of the window
-                self._is_divided = is_divided
-        if self._is_divided is not None or self._tries >= _TRIES:
+            loss = loss.detach().float().mean().to(mean.device)
+            is_divided = _equal(loss, mean / self.window)
+            if num_items_in_batch is not None:
+                items = torch.as_tensor(num_items_in_batch).float().mean()
+                for shares in (1, self._trainer.args.world_size):
+                    is_divided = is_divided | _equal(loss, mean * count / items * shares)
+            is_mean = _equal(loss, mean)
+            # Both when this micro-batch holds nearly all tokens of the window: it tells nothing.
+            now = torch.where(is_mean == is_divided, 0, torch.where(is_divided, 2, 1))
+            self._found = now if self._found is None else torch.where(self._found == 0, now, self._found)
+        if self._tries >= _TRIES:
             self._stop_measuring()
-        if self._is_divided is False and announced:
-            warn_once(
-                f"{type(self._trainer.model).__name__} takes num_items_in_batch and does not use it, so this trainer "
-                f"adds up the losses of {self.window} accumulated micro-batches where it should average them (with or "
-                "without VISTA). The VISTA term is scaled as the cross-entropy is."
-            )
 
     def _stop_measuring(self) -> None:
         self._logits = None
@@ -161,5 +183,5 @@ class LossScale:
         return get_batch_samples
 
 
-def _equal(found: float, wanted: float) -> bool:
-    return abs(found - wanted) <= TOLERANCE * max(abs(wanted), 1e-12)
+def _equal(found: Tensor, wanted: Tensor) -> Tensor:
+    return (found - wanted).abs() <= TOLERANCE * wanted.abs().clamp(min=1e-12)

@@ -302,6 +302,8 @@ class TrainingSession:
 
     def _read_metrics(self, handle: Handle) -> dict[str, float]:
         metrics = self.meter.read(handle.device, across_ranks=True, stop_on_nonfinite=handle.stops_on_nonfinite)
+        if self._scale is not None:
+            self._scale.settle()
         self._check_alignment(metrics)
         if self._objective and "ce_loss" in metrics:
             metrics[HOST_LOSS] = metrics.pop("ce_loss")

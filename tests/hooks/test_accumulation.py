@@ -36,10 +36,12 @@ def divisor(trainer: SimpleNamespace, loss: float, logits: Tensor, items: Any = 
     scale = LossScale(trainer)
     scale.before_loss()
     trainer.model(logits)
-    found = scale.divisor(torch.tensor(loss), LABELS, items)
-    assert not trainer.model._forward_hooks  # measured once
+    measured = float(scale.divisor(torch.tensor(float(loss)), LABELS, items))
+    scale.settle()
+    assert float(scale.divisor(torch.tensor(float(loss)), LABELS, items)) == measured
     scale.remove()
-    return found
+    assert not trainer.model._forward_hooks
+    return measured
 
 
 def test_mean_cross_entropy_equals_a_loop(logits: Tensor) -> None:
