@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from cpu_ranks import leave
 from tiny_chat import IMAGE, make_model
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -69,3 +70,4 @@ if __name__ == "__main__":
     for way in ("FSDP1", "FSDP2"):
         check(way)
     distributed.destroy_process_group()
+    leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from cpu_ranks import leave
 
 from llava_vista import SequenceLayout, VistaConfig
 from llava_vista.objective import AlignmentHead
@@ -58,3 +59,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

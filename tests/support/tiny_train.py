@@ -106,7 +106,7 @@ def main() -> None:
     trainer.save_state()
     trainer.save_model(parsed[1].output_dir)
     if os.environ.get("SHOW_MODULES"):
-        print("HOOKS", any(name.startswith("llava_vista") for name in sys.modules))
+        print("HOOKS", any(name.partition(".")[0] == "llava_vista" for name in sys.modules))
     if torch.distributed.is_initialized():
         leave()
 
