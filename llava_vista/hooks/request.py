@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, read_flags, resolve, vista_key
+from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, misspelt, read_flags, resolve, vista_key
 from ..errors import ConfigError
 from ..logging import say, warn_once
 from .startup import optimizer_was_made
@@ -216,6 +216,9 @@ class Requests:
                 f"something else to this program. For VISTA give --{FLAG} True, or set {ENVIRONMENT_VARIABLE}=1."
             )
             return {}
+        message = misspelt(word for word in sys.argv[1:] if word.startswith("--")) if flags else None
+        if message:
+            warn_once(message)
         return flags
 
     def _applied_once(self, config: VistaConfig | None) -> list[str]:

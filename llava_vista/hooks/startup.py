@@ -1,10 +1,8 @@
 """Called at every start of this environment's Python, by the line of ``llava_vista.pth``: may VISTA be asked for?
 
 Installed as the top-level module ``llava_vista_startup``, so that a start that did not ask imports no package. It reads
-the environment and the command line, and opens no file.
+the environment and the command line, and opens no file. (`from __future__` would be one more import at every start.)
 """
-
-from __future__ import annotations
 
 import os
 import sys
