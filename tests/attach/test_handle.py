@@ -334,7 +334,7 @@ def test_attaching_twice_is_an_error(make_model) -> None:
 
 
 def test_unknown_model_lists_what_is_known(make_model) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"no adapter recognises .*Linear.*Known adapters: .*llava \("):
+    with pytest.raises(UnsupportedModelError, match=r"no adapter recognises .*Linear.*Known adapters: .*llava,"):
         attach(torch.nn.Linear(2, 2))
     with pytest.raises(UnsupportedModelError, match="no adapter recognises"):
         attach(make_model().get_vision_tower())
