@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from runs import COMMON, HERE, SCRIPT, STEPS, equal, history, run, weights
-from tiny_llava import build, make_batch
+from tiny_llava import build
 from tiny_train import ModelArguments, arguments, make_trainer
 from transformers import Trainer, TrainerCallback
 
-from llava_vista import AttachError, VistaConfig, attach, install
+from llava_vista import VistaConfig, install
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -245,67 +245,6 @@ def test_no_host_sync_between_logs(tower_path, tmp_path, monkeypatch) -> None:
     assert set(calls) <= allowed, calls
     assert calls.count("check_order") == 1
     assert calls.count("_collect") <= 2  # the one log, and the end of training
-
-
-def test_attached_by_hand_and_flag_with_the_same_options_is_applied_once(tower_path, tmp_path, caplog) -> None:
-    """Bit for bit what the flag alone does, accumulation included; then attach()'s handle is as it was."""
-    logs, weights = [], []
-    options = {"gradient_accumulation_steps": 2, "logging_steps": 1}
-    for by_hand in (False, True):
-        trainer = make_trainer(ModelArguments(tower_path), arguments(tmp_path, **options))
-        handle = attach(trainer.model, VistaConfig(weight=2.0)) if by_hand else None
-        before = trainer_state(trainer)["hooks"]
-        install(VistaConfig(weight=2.0))
-        with caplog.at_level("INFO", logger="llava_vista"):
-            trainer.train()
-        logs.append([record for record in trainer.state.log_history if "loss" in record])
-        weights.append(dict(trainer.model.named_parameters()))
-        if handle is not None:
-            assert "it is applied once, by the trainer" in caplog.text
-            assert [len(hooks) for hooks in trainer_state(trainer)["hooks"]] == [len(hooks) for hooks in before]
-            model, batch = trainer.model, make_batch((1, 1))
-            with_term = model(**batch).loss.item()
-            metrics = handle.metrics()
-            assert with_term == pytest.approx(metrics["ce_loss"] + 2 * metrics["vista_loss"], abs=1e-5)
-            handle.detach()
-        else:
-            assert "applied once" not in caplog.text
-    assert logs[0] == logs[1]
-    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
-
-
-def test_attached_by_hand_is_given_back_after_an_exception(tower_path, tmp_path) -> None:
-    class Fail(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            raise RuntimeError("out of coffee")
-
-    trainer = make_trainer(ModelArguments(tower_path), arguments(tmp_path))
-    handle = attach(trainer.model)
-    trainer.add_callback(Fail())
-    install()
-    with pytest.raises(RuntimeError, match="out of coffee"):
-        trainer.train()
-    assert handle.adds_to_loss
-    handle.detach()
-
-
-def test_attached_by_hand_and_flag_with_other_options(tower_path, tmp_path) -> None:
-    trainer = make_trainer(ModelArguments(tower_path), arguments(tmp_path))
-    handle = attach(trainer.model, VistaConfig(method="cosine", weight=0.5))
-    install()
-    with pytest.raises(AttachError, match=r"method 'cosine' and 'l2', weight 0.5 and 1.0\. Use one"):
-        trainer.train()
-    assert handle.adds_to_loss
-    handle.detach()
-
-
-def test_observed_by_hand_and_flag(tower_path, tmp_path) -> None:
-    trainer = make_trainer(ModelArguments(tower_path), arguments(tmp_path))
-    handle = attach(trainer.model, add_to_loss=False)
-    install()
-    with pytest.raises(AttachError, match="might be added twice"):
-        trainer.train()
-    handle.detach()
 
 
 def test_evaluation_during_training_is_not_counted(tower_path, tmp_path) -> None:
