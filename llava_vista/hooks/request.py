@@ -244,8 +244,9 @@ class Requests:
     def act(self, settled: Settled | None = None) -> None:
         """A training begins with a request; None: the program itself attached VISTA to a model."""
         self._acted = True
-        for parse in self._asked:
-            parse.acted = parse.acted or settled is None or parse is settled.parse
+        done = None if settled is None or settled.parse is None else settled.parse.flags
+        for parse in self._asked:  # a program may read one configuration by several parsers
+            parse.acted = parse.acted or settled is None or parse.flags == done
 
     def end(self, settled: Settled) -> None:
         """A training has ended: later child processes do not inherit its request, but for the command line's."""

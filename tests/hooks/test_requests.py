@@ -172,6 +172,23 @@ def test_a_request_that_nothing_acted_on_is_told_at_exit(tmp_path: Path, text, w
     assert asker in errors and errors.count("WARNING") == 1, errors
 
 
+def test_a_configuration_read_by_two_parsers_is_one_request(tmp_path: Path, caplog) -> None:
+    """LLaMA-Factory reads its file for Ray's arguments first, and then for the training's."""
+
+    @dataclasses.dataclass
+    class RayArguments:
+        use_ray: bool = False
+
+    listen()
+    keys = {**options(tmp_path), "vista": True}
+    HfArgumentParser(RayArguments).parse_dict(keys, allow_extra_keys=True)
+    (arguments,) = HfArgumentParser(TrainingArguments).parse_dict(keys)
+    assert "vista_loss" in train(arguments)
+    with caplog.at_level("WARNING", logger="llava_vista"):
+        REQUEST.tell_at_exit()
+    assert not caplog.records
+
+
 def test_attach_in_an_own_loop_is_not_told(tmp_path: Path) -> None:
     text = "from llava_vista import attach\nmodel = build()\nattach(model)\nown_loop()"
     assert program(tmp_path, text, LLAVA_VISTA="1")[1].count("llava-vista") == 0
