@@ -41,9 +41,7 @@ class TrainingSession:
     """
 
     def __init__(self, trainer: Any, config: VistaConfig, source: str = f"--{FLAG}", *, must_act: bool = True) -> None:
-        self.trainer = trainer
-        self.config = config
-        self.source = source
+        self.trainer, self.config, self.source = trainer, config, source
         self._must_act = must_act and config.weight > 0
         self.handle: Handle | None = None
         self.meter = Meter()
@@ -100,11 +98,10 @@ class TrainingSession:
                 ) from error
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if self._is_refused:
-            return
         self._release()
-        self.trainer.remove_callback(self._callback)
-        if kind is not None:
+        if self._callback in self.trainer.callback_handler.callbacks:
+            self.trainer.remove_callback(self._callback)
+        if kind is not None or self._is_refused:
             return
         if self._first_step is None:
             warn_once(
@@ -227,6 +224,7 @@ class TrainingSession:
         if self._must_act:
             raise error
         warn_once(f"{error} VISTA does nothing further in this training.")
+        self._is_refused = True
         self._release()
 
     # --- what is put on the trainer ---

@@ -151,3 +151,26 @@ def test_two_arms_in_one_process(tmp_path: Path) -> None:
     install(VistaConfig(weight=0.0))
     observed = run(tmp_path / "observed", "plain")
     assert torch.equal(observed[0], plain[0]) and not torch.equal(acted[0], plain[0])
+
+
+def test_what_would_stop_a_training_is_one_warning(tmp_path: Path, monkeypatch, caplog) -> None:
+    """Here: ranks that do not agree, found when training begins. The callbacks are as before."""
+    from llava_vista import ConfigError
+    from llava_vista.hooks import trainer_session
+
+    def disagree(config: VistaConfig) -> None:
+        raise ConfigError("the ranks do not agree on VISTA")
+
+    monkeypatch.setattr(trainer_session, "agree", disagree)
+    trainer = Trainer(build(), arguments(tmp_path), train_dataset=Rows(), data_collator=collate)
+    before = list(trainer.callback_handler.callbacks)
+    install(VistaConfig(weight=0.0))
+    with caplog.at_level("WARNING", logger="llava_vista"):
+        trainer.train()
+    warnings = [record for record in caplog.records if record.name == "llava_vista"]
+    assert len(warnings) == 1 and "VISTA does nothing further" in caplog.text
+    assert trainer.callback_handler.callbacks == before
+    install(VistaConfig(weight=1.0))
+    with pytest.raises(ConfigError, match="do not agree"):
+        trainer.train()
+    assert trainer.callback_handler.callbacks == before
