@@ -19,6 +19,8 @@ sys.path.insert(0, str(FOLDER))
 
 import analysis
 import execute
+import looking
+import looking_report
 import model
 import prepare
 import real
@@ -28,6 +30,8 @@ import studies
 import study
 import world
 from encode import IGNORE, IMAGE, Encoder
+
+from llava_vista import SequenceLayout, VistaConfig, vista_loss
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -290,3 +294,54 @@ def test_label_sentinels_are_llavas() -> None:
     from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
     assert (IMAGE, IGNORE) == (IMAGE_TOKEN_INDEX, IGNORE_INDEX)
+
+
+def test_time_to_look_from_runs_to_the_page(work: Path) -> None:
+    words = ["--reduced", "--seeds", "2", "--arms", "baseline", "l2-1", "--work", str(work)]
+    assert looking.main(words) == 0
+    results = work / "looking-reduced"
+    result = json.loads((results / "main" / "l2-1_seed1.json").read_text())
+    assert [value["step"] for value in result["readings"]] == [0, looking.EVERY, 2 * looking.EVERY]
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
+    assert looking.main(words) == 0  # goes on: nothing is done again
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*.json")} == before
+    page = "\n".join(looking_report.report(results, work / "page"))
+    assert "Done: 0 whole seeds" in page and "too few seeds" in page
+    assert (work / "page" / "figures" / "looking.png").stat().st_size > 5000
+
+
+def test_what_the_losses_are_about_equals_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeds, hidden = (torch.randn(3, 7, 5, generator=generator) for _ in range(2))
+    kind = torch.tensor([[1, 1, 0, 0, 0, 2, 2], [0, 1, 0, 0, 0, 0, 2], [1, 0, 1, 0, 0, 0, 0]])
+    layout = SequenceLayout(kind == 0, kind == 1)
+    for method in ("l2", "cosine"):
+        found = looking.alignment_of(embeds, hidden, layout)[method]
+        scores = torch.zeros(3, 3, dtype=torch.float64)
+        for i in range(3):
+            state = hidden[i, (kind[i] == 1).nonzero()[-1, 0]].double()
+            for j in range(3):
+                text = embeds[j, kind[j] == 0].double()
+                for t, x in enumerate(text, start=1):
+                    pull = -(state - x).square().mean() if method == "l2" else torch.cosine_similarity(state, x, dim=0)
+                    scores[i, j] += t / len(text) * pull / len(text)
+        own = scores.diagonal()
+        assert found["loss"] == pytest.approx(-float(own.mean()), abs=1e-9)
+        assert found["loss"] == pytest.approx(vista_loss(embeds, hidden, layout, VistaConfig(method)).item(), abs=1e-6)
+        assert found["margin"] == pytest.approx(float((own - (scores.sum(dim=1) - own) / 2).mean()), abs=1e-9)
+        assert found["own_first"] == pytest.approx(float((scores.argmax(1) == torch.arange(3)).double().mean()))
+
+
+def test_an_arm_that_looks_later_is_told_by_its_ratio() -> None:
+    def runs(factor: float) -> dict:
+        return {
+            seed: {"cap": 640, "steps_to_1": round((100 + 5 * seed) * factor), "steps_to_0.3": None}
+            for seed in range(8)
+        }
+
+    arms = {"baseline": runs(1.0), "l2-1": runs(1.5)}
+    found = looking_report.effect(arms, "l2-1", "steps_to_1")
+    assert found is not None and found.ratio == pytest.approx(1.5, abs=0.02) and found.low < 1.5 < found.high
+    assert found.verdict(0.01) == "**slower**" and found.verdict(0.2).startswith("no difference shown")
+    censored = looking_report.effect(arms, "l2-1", "steps_to_0.3")
+    assert censored is not None and censored.censored == 16 and censored.ratio == 1
