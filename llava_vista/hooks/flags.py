@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from typing import Any
 
-from ..config import FLAG, FLAG_PREFIX, OPTIONS
+from ..config import FLAG, FLAG_PREFIX, OPTIONS, vista_key
 
 #: Title of the group in the parser's help, which also marks a parser that has our flags.
 GROUP = "VISTA"
@@ -42,3 +43,21 @@ def add_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) 
 def has_our_flags(parser: argparse.ArgumentParser) -> bool:
     """Return whether `add_flags` has added flags to this parser."""
     return any(group.title == GROUP for group in parser._action_groups)
+
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return VISTA's flags among the words of a command line, as given."""
+    flags: dict[str, Any] = {}
+    for index, word in enumerate(words):
+        key = vista_key(word) if word.startswith("--") else None
+        if key is None:
+            continue
+        _, equals, value = word.partition("=")
+        following = words[index + 1 : index + 2]
+        if equals:
+            flags[key] = value
+        elif following and not following[0].startswith("--"):
+            flags[key] = following[0]
+        else:
+            flags[key] = True
+    return flags

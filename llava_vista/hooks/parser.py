@@ -16,8 +16,8 @@ from ..attach.patching import Replacement
 from ..config import FLAG, FLAG_PREFIX, misspelt, vista_key
 from ..errors import ConfigError
 from ..logging import warn_once
-from .flags import add_flags, has_our_flags
-from .request import REQUEST, read_words
+from .flags import add_flags, has_our_flags, read_words
+from .request import REQUEST
 
 
 class _Reading:

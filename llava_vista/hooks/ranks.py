@@ -1,45 +1,18 @@
-"""Before the first step: do all ranks train with the same options, and does each see whole sequences?"""
+"""Before the first step: do all ranks train with the same options?"""
 
 from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Any
 
 import torch
 
 from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig
-from ..errors import AttachError, ConfigError
+from ..errors import ConfigError
 
 #: How long a rank may take to answer. A rank on which VISTA is off never does: it knows nothing of this package.
 TIMEOUT_SECONDS = 300
-#: Keys of a DeepSpeed configuration, and fields of accelerate's `ParallelismConfig`; 1 or absent is off.
-DEEPSPEED_KEYS = ("sequence_parallel_size",)
-ACCELERATE_FIELDS = ("sp_size", "cp_size")
 _rounds = 0
-
-
-def refuse_split_sequences(trainer: Any) -> None:
-    """Stop before training when each rank's decoder would get only a part of every sequence.
-
-    The last image position may then be on another rank than the text, and the term would be wrong without any sign.
-
-    Raises:
-        AttachError: names the setting.
-    """
-    accelerator = trainer.accelerator
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    deepspeed = getattr(plugin, "deepspeed_config", None) or {}
-    found = {f"{key} of the DeepSpeed configuration": deepspeed.get(key) for key in DEEPSPEED_KEYS}
-    parallelism = getattr(accelerator, "parallelism_config", None)
-    found |= {f"{key} of accelerate's ParallelismConfig": getattr(parallelism, key, None) for key in ACCELERATE_FIELDS}
-    for setting, size in found.items():
-        if isinstance(size, int) and size > 1:
-            raise AttachError(
-                f"{setting} is {size}: that many ranks share one sequence, and each sees only a part of its "
-                "embeddings, while VISTA needs the text and the last image position of a sample on one rank. Set it "
-                "to 1 or leave it out, or train without VISTA."
-            )
 
 
 def agree(config: VistaConfig) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, misspelt, read_flags, resolve, vista_key
 from ..errors import ConfigError
 from ..logging import say, warn_once
-from .startup import optimizer_was_made
+from .flags import read_words
+from .startup import children_seconds, optimizer_was_made
 
 #: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).
 LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
@@ -42,6 +43,8 @@ class Parse:
     folders: set[str] = field(default_factory=set)
     is_loose: bool = True  # it made no training arguments, so it speaks for those that no parse made
     acted: bool = False
+    #: references to all objects that it made
+    made: list[Callable[[], Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Settled:
     source: str = f"--{FLAG}"
     is_certain: bool = True
     parse: Parse | None = None
+
+    @property
+    def arguments(self) -> list[Any]:
+        """All argument objects of the same parse that are still in use."""
+        found = [] if self.parse is None else [reference() for reference in self.parse.made]
+        return [made for made in found if made is not None]
 
 
 class Requests:
@@ -151,6 +160,7 @@ class Requests:
         except TypeError:  # slots without __weakref__: kept alive, so that its id stays its own
             reference = lambda: made  # noqa: E731
         self._made[key] = (reference, parse)
+        parse.made.append(reference)
 
     def leave_words_to_the_program(self) -> None:
         """The program has flags of these names for something else: its command line is not read."""
@@ -279,7 +289,7 @@ class Requests:
         if any(module in sys.modules for module in LAUNCHERS):
             return
         trained = optimizer_was_made()
-        if not trained and _children_seconds() > _CHILD_SECONDS:
+        if not trained and children_seconds() > _CHILD_SECONDS:
             return  # a training in child processes, which have the request and tell of it themselves
         idle = [parse.source for parse in self._asked if not parse.acted]
         if not self._acted:
@@ -302,36 +312,8 @@ class Requests:
         return [] if settled.config is None or self._words_are_others else [settled.source]
 
 
-def read_words(words: Sequence[str]) -> dict[str, Any]:
-    """Return VISTA's flags among the words of a command line, as given."""
-    flags: dict[str, Any] = {}
-    for index, word in enumerate(words):
-        key = vista_key(word) if word.startswith("--") else None
-        if key is None:
-            continue
-        _, equals, value = word.partition("=")
-        following = words[index + 1 : index + 2]
-        if equals:
-            flags[key] = value
-        elif following and not following[0].startswith("--"):
-            flags[key] = following[0]
-        else:
-            flags[key] = True
-    return flags
-
-
 def _environment() -> str | None:
     return os.environ.get(ENVIRONMENT_VARIABLE)
-
-
-def _children_seconds() -> float:
-    """Return the CPU time of the child processes that have ended (seconds)."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 REQUEST = Requests()

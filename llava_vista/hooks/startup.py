@@ -75,5 +75,15 @@ def optimizer_was_made() -> bool:
     return False
 
 
+def children_seconds() -> float:
+    """Return the CPU time of the child processes that have ended (seconds)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _warn(message: str) -> None:
     print(f"[llava-vista] WARNING: {message}", file=sys.stderr)

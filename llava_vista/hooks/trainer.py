@@ -23,7 +23,10 @@ def apply(module: ModuleType) -> Callable[[], None]:
             return original(self, *args, **kwargs)
         REQUEST.act(settled)
         try:
-            with TrainingSession(self, settled.config, settled.source, must_act=settled.is_certain):
+            session = TrainingSession(
+                self, settled.config, settled.source, must_act=settled.is_certain, arguments=settled.arguments
+            )
+            with session:
                 return original(self, *args, **kwargs)
         finally:
             REQUEST.end(settled)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
-from ..adapters import find_adapter
 from ..attach.handle import Handle, handle_in, handle_on
 from ..attach.meter import Meter
 from ..attach.patching import Replacement
-from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig
-from ..errors import AttachError, UnsupportedModelError, VistaError
+from ..config import FLAG, VistaConfig
+from ..errors import AttachError, VistaError
 from ..logging import say, warn_once
 from .accumulation import LossScale
-from .other_objectives import HOST_LOSS, other_objective, refuse_other_objective
-from .ranks import agree, refuse_split_sequences
+from .ranks import agree
+from .refusals import HOST_LOSS, other_objective, refuse_what_cannot_be
 from .run_record import RunRecord
 from .trackers import report_options
 
@@ -38,11 +37,21 @@ class TrainingSession:
         config: what to train with.
         source: how VISTA was asked for, for messages.
         must_act: a training that VISTA cannot act on stops. With False, or weight 0, it goes on with a warning.
+        arguments: the objects that the host's parser made.
     """
 
-    def __init__(self, trainer: Any, config: VistaConfig, source: str = f"--{FLAG}", *, must_act: bool = True) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        config: VistaConfig,
+        source: str = f"--{FLAG}",
+        *,
+        must_act: bool = True,
+        arguments: Iterable[Any] = (),
+    ) -> None:
         self.trainer, self.config, self.source = trainer, config, source
         self._must_act = must_act and config.weight > 0
+        self._arguments = tuple(arguments)
         self.handle: Handle | None = None
         self.meter = Meter()
         #: the handle is the program's own, from attach(): it is given back, not detached
@@ -61,7 +70,7 @@ class TrainingSession:
 
     def __enter__(self) -> TrainingSession:
         try:
-            self._refuse_what_cannot_be()
+            refuse_what_cannot_be(self.trainer, self.config, self.source, self._arguments)
         except VistaError as error:
             if self._must_act:
                 raise
@@ -70,32 +79,6 @@ class TrainingSession:
         else:
             self.trainer.add_callback(self._callback)
         return self
-
-    def _refuse_what_cannot_be(self) -> None:
-        """Stop before anything is set up.
-
-        Raises:
-            VistaError: this trainer, its set-up or its model is one that VISTA cannot act on.
-        """
-        if self.trainer.args.n_gpu > 1:
-            raise AttachError(
-                f"this Trainer runs nn.DataParallel over {self.trainer.args.n_gpu} GPUs in one process, where VISTA "
-                "cannot follow the replicas. Launch one process per GPU (deepspeed, torchrun, accelerate launch), or "
-                "show it one GPU (CUDA_VISIBLE_DEVICES=0)."
-            )
-        if self.config.weight > 0:
-            refuse_other_objective(self._objective, self.config, type(self.trainer).__name__, self.source)
-        refuse_split_sequences(self.trainer)
-        model = self.trainer.model
-        if model is not None:
-            try:
-                find_adapter(model)
-            except UnsupportedModelError as error:
-                raise UnsupportedModelError(
-                    f"{self.source} asks for VISTA, but {type(self.trainer).__name__}'s model cannot be trained with "
-                    f"it: {error} For a training without images leave it out"
-                    f" ({ENVIRONMENT_VARIABLE}=0 or --{FLAG} False)."
-                ) from error
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._release()

@@ -1,4 +1,4 @@
-"""Sequences that several ranks share, as the newest accelerate sets them up."""
+"""Refused by name: sequences that several ranks share, and rows of several samples without a mark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from accelerate.utils import ParallelismConfig
 
 from llava_vista.errors import AttachError
-from llava_vista.hooks.ranks import refuse_split_sequences
+from llava_vista.hooks.refusals import refuse_split_sequences, refuse_unmarked_packing
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -25,3 +25,21 @@ def test_a_split_sequence_is_refused(field: str) -> None:
 def test_whole_sequences_pass() -> None:
     accelerator = SimpleNamespace(state=object(), parallelism_config=ParallelismConfig(dp_replicate_size=2))
     refuse_split_sequences(SimpleNamespace(accelerator=accelerator))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        ({"packing": True, "neat_packing": False}, True),  # LLaMA-Factory's
+        ({"packing": True, "neat_packing": True}, False),
+        ({"packing": None, "neat_packing": False}, False),
+        ({"packing": True}, False),  # TRL and ms-swift mark where each sample begins
+    ],
+)
+def test_packing_without_a_mark_is_refused(arguments: dict, refused: bool) -> None:
+    made = [SimpleNamespace(output_dir="x"), SimpleNamespace(**arguments)]
+    if refused:
+        with pytest.raises(AttachError, match="Set neat_packing: true, or packing: false"):
+            refuse_unmarked_packing(made)
+    else:
+        refuse_unmarked_packing(made)

@@ -1,0 +1,127 @@
+"""Trainings that VISTA would be wrong in, without a sign: they are refused by name before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..adapters import find_adapter
+from ..config import ENVIRONMENT_VARIABLE, FLAG, FLAG_PREFIX, VistaConfig
+from ..errors import AttachError, UnsupportedModelError
+from ..logging import say
+
+#: Class of TRL whose loss is not the cross-entropy of the batch's own text -> what VISTA would do there.
+OTHER_OBJECTIVES = {
+    **dict.fromkeys(
+        ("DPOTrainer", "CPOTrainer", "ORPOTrainer", "OnlineDPOTrainer", "XPOTrainer", "NashMDTrainer"),
+        "it would pull chosen and rejected answers alike towards the image",
+    ),
+    **dict.fromkeys(("KTOTrainer", "BCOTrainer"), "it would pull wanted and unwanted answers alike towards the image"),
+    **dict.fromkeys(
+        ("GRPOTrainer", "RLOOTrainer", "PPOTrainer", "GSPOTrainer"),
+        "it would pull every sampled answer towards the image, whatever its reward",
+    ),
+    **dict.fromkeys(("RewardTrainer", "PRMTrainer"), "its loss is about scores, not about the text"),
+    **dict.fromkeys(("GKDTrainer",), "its loss is a divergence from a teacher"),
+}
+#: Logged in the place of ``ce_loss`` where the host's own loss is not a cross-entropy.
+HOST_LOSS = "host_loss"
+#: Keys of a DeepSpeed configuration, and fields of accelerate's `ParallelismConfig`; 1 or absent is off.
+DEEPSPEED_KEYS = ("sequence_parallel_size",)
+ACCELERATE_FIELDS = ("sp_size", "cp_size")
+
+
+def refuse_what_cannot_be(trainer: Any, config: VistaConfig, source: str, arguments: Iterable[Any]) -> None:
+    """Stop a training that VISTA cannot act on, before anything is set up.
+
+    Args:
+        trainer: the host's. config: what to train with. source: how VISTA was asked for.
+        arguments: the objects that the host's parser made.
+
+    Raises:
+        VistaError: names the trainer, its set-up or its model, and what to do.
+    """
+    name = type(trainer).__name__
+    if trainer.args.n_gpu > 1:
+        raise AttachError(
+            f"this Trainer runs nn.DataParallel over {trainer.args.n_gpu} GPUs in one process, where VISTA cannot "
+            "follow the replicas. Launch one process per GPU (deepspeed, torchrun, accelerate launch), or show it one "
+            "GPU (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if config.weight > 0:
+        refuse_other_objective(other_objective(trainer), config, name, source)
+    refuse_split_sequences(trainer)
+    refuse_unmarked_packing(arguments)
+    if trainer.model is None:
+        return
+    try:
+        find_adapter(trainer.model)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"{source} asks for VISTA, but {name}'s model cannot be trained with it: {error} For a training without "
+            f"images leave it out ({ENVIRONMENT_VARIABLE}=0 or --{FLAG} False)."
+        ) from error
+
+
+def other_objective(trainer: Any) -> str:
+    """Return the name of the class in `OTHER_OBJECTIVES` that a trainer is of, "" for none."""
+    return next((cls.__name__ for cls in type(trainer).__mro__ if cls.__name__ in OTHER_OBJECTIVES), "")
+
+
+def refuse_other_objective(objective: str, config: VistaConfig, trainer: str, source: str) -> None:
+    """Stop unless the objective is cross-entropy or ``any_objective`` is set.
+
+    Raises:
+        AttachError: names the trainer, the reason and the option.
+    """
+    if not objective:
+        return
+    reason = OTHER_OBJECTIVES[objective]
+    if not config.any_objective:
+        raise AttachError(
+            f"{trainer} is a {objective}, and VISTA is defined beside cross-entropy: {reason}. Train without {source}, "
+            f"or with --{FLAG_PREFIX}any_objective if that is wanted."
+        )
+    say(f"VISTA beside the objective of {objective}, as --{FLAG_PREFIX}any_objective asks: {reason}.")
+
+
+def refuse_split_sequences(trainer: Any) -> None:
+    """Stop before training when each rank's decoder would get only a part of every sequence.
+
+    The last image position may then be on another rank than the text, and the term would be wrong without any sign.
+
+    Raises:
+        AttachError: names the setting.
+    """
+    accelerator = trainer.accelerator
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    deepspeed = getattr(plugin, "deepspeed_config", None) or {}
+    found = {f"{key} of the DeepSpeed configuration": deepspeed.get(key) for key in DEEPSPEED_KEYS}
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    found |= {f"{key} of accelerate's ParallelismConfig": getattr(parallelism, key, None) for key in ACCELERATE_FIELDS}
+    for setting, size in found.items():
+        if isinstance(size, int) and size > 1:
+            raise AttachError(
+                f"{setting} is {size}: that many ranks share one sequence, and each sees only a part of its "
+                "embeddings, while VISTA needs the text and the last image position of a sample on one rank. Set it "
+                "to 1 or leave it out, or train without VISTA."
+            )
+
+
+def refuse_unmarked_packing(arguments: Iterable[Any]) -> None:
+    """Stop where a tool packs several samples into a row and marks nowhere where each begins.
+
+    LLaMA-Factory's ``packing`` does so unless it is ``neat_packing``. Other tools pack with a mark, which is read.
+
+    Args:
+        arguments: the objects that the host's parser made.
+
+    Raises:
+        AttachError: names the two arguments.
+    """
+    for made in arguments:
+        if getattr(made, "packing", None) and getattr(made, "neat_packing", None) is False:
+            raise AttachError(
+                "packing is on and neat_packing is off: several samples share a row, and nothing tells VISTA where one "
+                "ends, so text would be aligned with another sample's image. Set neat_packing: true, or packing: false."
+            )
