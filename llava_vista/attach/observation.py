@@ -22,7 +22,7 @@ class Observation:
 
     Attributes:
         inputs_embeds: (B, L, d) what the decoder received; None when it was called with ``input_ids``.
-        layout: masks (N, L) of text and image; N > B when several samples share a row. None when it is unknown.
+        layout: masks (B, L) of text and image, with spans where rows hold several samples. None when it is unknown.
         labels: (B, L) the host's own labels of the merged sequence; None when it has none.
         read_token_ids: returns the original token at each text position (B, L), meaningless elsewhere.
         last_hidden_state: (B, L, d) what the decoder returned, after its final norm; None until it has returned.
@@ -80,12 +80,12 @@ class Observer:
         self.decoder = self.adapter.decoder(self.inner)
         self.listeners = listeners
         self._is_wanted = is_wanted or (lambda: True)
-        self._source = LayoutSource(self.adapter, self.inner, model)  # raises before any hook is registered
+        self._source = LayoutSource(self.adapter, self.inner, model, self._is_wanted)  # raises before any hook is registered
         checks = checks_first_batch and self.adapter.fallback
         self._check = FirstBatchCheck(self.adapter, self.inner) if checks else None
         self._tap = DecoderTap(self.decoder, self._enter, self._leave)
 
-    def _enter(self, embeds: Tensor | None) -> Observation | None:
+    def _enter(self, arguments: dict[str, Any]) -> Observation | None:
         if not self._is_wanted():
             # In training, a pass without gradients may precede the real one on the same input (CAL): keep the layout.
             if not self.inner.training:
@@ -93,9 +93,9 @@ class Observer:
             if self._check is not None:
                 self._check.forget()
             return None
-        observation = Observation(embeds)
+        observation = Observation(arguments.get("inputs_embeds"))
         try:
-            self._source.read(observation)
+            self._source.read(observation, arguments)
             if self._check is not None and self._check.passes(observation):
                 self._check = None
             for listener in self.listeners:
