@@ -184,7 +184,7 @@ class LayoutSource:
             ids = ids if isinstance(ids, Tensor) and ids.shape == embeds.shape[:2] else None
         if isinstance(ids, Tensor):
             self._inputs = Inputs(ids, kwargs)
-            if self.placeholder_ids and not self._merges:
+            if self.placeholder_ids:
                 self._look_for_samples(self._inputs)
         elif module is self.inner:
             self._inputs = None  # a wrapper's own embeddings (prompt tuning): the ids do not give the layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from ..adapters import Adapter
 from ..errors import LayoutError
 from ..layout import SequenceLayout
 from .host_copy import HostCopy
-from .merge_proof import HostState, Slots, differences, find_slots, run_plainly
+from .merge_proof import Replay, Slots, differences, find_slots, same
 from .placeholders import among
 from .position_codes import Tokens, check_order, compose, decode, position_codes, unknown_kinds
 
@@ -38,10 +39,55 @@ class Merged(NamedTuple):
     has_positions: bool = False
 
 
+class Coded(NamedTuple):
+    """A call of the merge method with position codes in the labels' place.
+
+    call: the arguments. made_mask: the mask among them is ours. codes, labels (B, T): what goes in, and the host's own.
+    flags: on the way to the host, whether there are unknown placeholders, and neighbours of different kinds.
+    """
+
+    call: inspect.BoundArguments
+    made_mask: bool
+    codes: Tensor
+    labels: Tensor
+    tokens: Tokens
+    flags: HostCopy
+
+    @classmethod
+    def of(cls, bound: inspect.BoundArguments, image_ids: tuple[int, ...], other_ids: tuple[int, ...]) -> Coded:
+        """Code a call.
+
+        Raises:
+            LayoutError: the labels or the mask are not (B, T).
+        """
+        labels, mask = bound.arguments["labels"], bound.arguments.get("attention_mask")
+        ids = bound.arguments["input_ids"].clone()  # some hosts write into them (Bunny)
+        codes = position_codes(labels)
+        call = inspect.BoundArguments(bound.signature, OrderedDict(bound.arguments))
+        call.arguments["labels"] = codes
+        if mask is None:
+            # Without a mask, padding on the right would come back as image. Ones change nothing else.
+            mask = call.arguments["attention_mask"] = torch.ones_like(labels, dtype=torch.bool)
+        if mask.shape != ids.shape:
+            raise LayoutError(f"attention_mask is {tuple(mask.shape)} where input_ids are {tuple(ids.shape)}.")
+        tokens, flags = Tokens.read(ids, mask, image_ids, other_ids), HostCopy()
+        unknown = (ids < 0) & ~among(ids, (*image_ids, *other_ids))
+        flags.start(torch.stack([unknown.any(), tokens.mixed()]).to(torch.uint8))
+        return cls(call, bound.arguments.get("attention_mask") is None, codes, labels, tokens, flags)
+
+
+class Proof(NamedTuple):
+    """What a proved merge has shown: where the values are, their number, and whether the mask is None without ours."""
+
+    slots: Slots
+    count: int
+    no_mask: bool
+
+
 class Merger:
     """Runs the merge method of one model; what it returns is as if it had been called plainly.
 
-    The first merge is also run plainly, and every value must be the same. That run also shows where the embeddings,
+    The first merge is run again, with and without codes, and every value must be the same. That also shows where the embeddings,
     labels and mask are among the returned values, and whether the host makes a mask when it gets none. After a problem
     the method is called plainly: VISTA has no layout then, and the host what it would have without VISTA.
 
@@ -53,11 +99,11 @@ class Merger:
     def __init__(self, adapter: Adapter, model: nn.Module) -> None:
         self.adapter, self.model = adapter, model
         self._image_ids, self._other_ids = adapter.image_ids(model), adapter.other_ids(model)
-        self._slots: Slots | None = None
-        #: whether the mask's value is None without VISTA; known once a merge without a mask was proved
+        self._known = (*self._image_ids, *self._other_ids)
+        self._proof: Proof
+        #: for calls without a mask and for those with one, once proved: whether the mask comes back as None
         self._returns_no_mask: dict[bool, bool] = {}
         self._problem: LayoutError | None = None
-        self._flags = HostCopy()
 
     def __call__(
         self, method: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], before: Merged | None = None
@@ -80,87 +126,82 @@ class Merger:
             return Merged(method(*args, **kwargs))  # generation: the host's own path, untouched
         if self._problem is not None:
             return Merged(method(*args, **kwargs), problem=self._problem)
-        proved = (given.get("attention_mask") is None) in self._returns_no_mask
-        state = plain = None
-        if not proved:
-            state = HostState(self.model)
-            plain = run_plainly(method, args, kwargs)
-            state.restore()
+        coded = Coded.of(bound, self._image_ids, self._other_ids)
+        if (given.get("attention_mask") is None) in self._returns_no_mask:
+            return self._merged(method(*coded.call.args, **coded.call.kwargs), coded, before)
+        replay = Replay(self.model, method, bound)
         try:
-            return self._merge(method, bound, before, plain)
+            result = method(*coded.call.args, **coded.call.kwargs)
+            self._prove(replay, coded)
+            return self._merged(result, coded, before, check=True)
         except LayoutError as error:
-            if state is not None:
-                state.restore()
             self._problem = LayoutError(
                 f"adapter {self.adapter.name}: {type(self.model).__name__}.{self.adapter.merge_method}{signature}: {error}"
             )
-        return Merged(method(*args, **kwargs), problem=self._problem)
+            replay.take_back()
+            return Merged(method(*args, **kwargs), problem=self._problem)
 
-    def _merge(
-        self, method: Callable[..., Any], bound: inspect.BoundArguments, before: Merged | None, plain: Any
-    ) -> Merged:
-        """Merge with position codes. ``plain`` is what a plain run returned, where that is to be compared.
+    def _prove(self, replay: Replay, coded: Coded) -> None:
+        """Compare a merge with position codes to one without, and learn where the values are. Reads the device.
 
         Raises:
             LayoutError: the method returned something that is not understood, or not what it returned plainly.
         """
-        labels, ids, mask = (bound.arguments.get(name) for name in ("labels", "input_ids", "attention_mask"))
-        ids = ids.clone()  # some hosts write into them (Bunny)
-        codes_in = bound.arguments["labels"] = position_codes(labels)
-        # Without a mask, padding on the right would come back as image. Ones change nothing else.
-        ones = torch.ones_like(labels, dtype=torch.bool)
-        if mask is None:
-            bound.arguments["attention_mask"] = ones
-        elif mask.shape != ids.shape:
-            raise LayoutError(f"it got attention_mask {tuple(mask.shape)} for input_ids {tuple(ids.shape)}")
-        tokens = Tokens.read(ids, ones if mask is None else mask, self._image_ids, self._other_ids)
-        self._flags.start(torch.stack([self._unknown(ids).any(), tokens.mixed()]).to(torch.uint8))
-        result = method(*bound.args, **bound.kwargs)
-
-        names = self.adapter.merge_returns.get(len(result), ()) if isinstance(result, (tuple, list)) else None
-        if names is None or (plain is not None and len(plain) != len(result)):
-            raise LayoutError(f"it returned {type(result).__name__}; tuples of one length are understood.")
+        plain, result = replay.run(replay.bound), replay.run(coded.call)
+        if not all(isinstance(values, (tuple, list)) for values in (plain, result)) or len(plain) != len(result):
+            raise LayoutError(f"it returned {type(plain).__name__}; tuples of one length are understood.")
+        names = self.adapter.merge_returns.get(len(result), ())
         width = self.model.get_input_embeddings().weight.shape[-1]  # type: ignore[operator]
-        slots = self._slots if plain is None else find_slots(plain, result, codes_in, names, width)
-        if slots is None or len(result) <= max(at for at in slots if at is not None):
-            raise LayoutError(f"it returned {len(result)} values, another number than before.")
+        slots = find_slots(plain, result, coded.codes, names, width)
+        no_mask = coded.made_mask and slots.mask is not None and plain[slots.mask] is None
+        self._proof = Proof(slots, len(result), no_mask)
+        wrong = differences(plain, self._merged(result, coded, None).result, names, slots)
+        if wrong:
+            raise LayoutError(
+                f"it returned another {' and '.join(wrong)} with position codes in the labels' place than with the "
+                "labels. It reads the values of labels, from which VISTA learns the layout, or is random in a way that "
+                "cannot be repeated. Train this model without VISTA, or name another method in an adapter of your own "
+                "(merge_method)."
+            )
+        # A batch that came back without a single text token does not show where the labels are.
+        if slots.embeds is not None and not same(plain[slots.labels], result[slots.labels]):
+            self._returns_no_mask[coded.made_mask] = no_mask
+
+    def _merged(self, result: Any, coded: Coded, before: Merged | None, *, check: bool = False) -> Merged:
+        """Return what the host gets, and the layout. ``check`` reads the device.
+
+        Raises:
+            LayoutError: the returned values do not fit each other.
+        """
+        slots, count, _ = self._proof
+        if len(result) != count:
+            raise LayoutError(f"it returned {len(result)} values, and {count} before.")
         values = list(result)
-        no_mask = mask is None and slots.mask is not None and self._returns_no_mask.get(True, False)
-        if plain is not None and slots.mask is not None:
-            no_mask = mask is None and plain[slots.mask] is None
         embeds = None if slots.embeds is None else values[slots.embeds]
         merged = Merged(None)
         if embeds is None:
             # No image in the batch (or a single token): nothing was merged, the labels come back as they were.
-            values[slots.labels] = labels
+            values[slots.labels] = coded.labels
         else:
-            merged = self._read(values, slots, labels, tokens, before, check=plain is not None)
+            merged = self._read(values, slots, coded, before, check=check)
             values[slots.labels] = merged.labels
-        values = [None if value is ones or (no_mask and at == slots.mask) else value for at, value in enumerate(values)]
-        if plain is not None:
-            wrong = differences(plain, values, names, slots)
-            if wrong:
-                raise LayoutError(
-                    f"it returned another {' and '.join(wrong)} with position codes in the labels' place than with the "
-                    "labels. It reads the values of labels, from which VISTA learns the layout, or is random in a way "
-                    "that cannot be repeated. Train this model without VISTA, or name another method in an adapter of "
-                    "your own (merge_method)."
-                )
-            if embeds is not None:
-                self._slots, self._returns_no_mask[mask is None] = slots, no_mask
+        if coded.made_mask:
+            no_mask = self._returns_no_mask.get(True, self._proof.no_mask)
+            ours = coded.call.arguments["attention_mask"]
+            values = [None if v is ours or (no_mask and at == slots.mask) else v for at, v in enumerate(values)]
         result = type(result)._make(values) if hasattr(result, "_make") else type(result)(values)
-        positions = bound.arguments.get("position_ids") is not None
+        positions = coded.call.arguments.get("position_ids") is not None
         return merged._replace(result=result, embeds=embeds, has_positions=positions)
 
     def _read(
-        self, values: list[Any], slots: Slots, labels: Tensor, tokens: Tokens, before: Merged | None, *, check: bool
+        self, values: list[Any], slots: Slots, coded: Coded, before: Merged | None, *, check: bool
     ) -> Merged:
         """Read the layout from what came back; ``check`` reads the device.
 
         Raises:
             LayoutError: the returned values do not fit each other.
         """
-        codes, embeds = values[slots.labels], values[slots.embeds or 0]
+        codes, embeds, tokens = values[slots.labels], values[slots.embeds or 0], coded.tokens
         if slots.mask is None or codes.shape != embeds.shape[:2]:
             raise LayoutError(
                 f"it returned inputs_embeds {tuple(embeds.shape)}, labels {tuple(codes.shape)} and "
@@ -168,34 +209,34 @@ class Merger:
             )
         if check:
             check_order(codes)
-        layout, merged_labels, token = decode(codes, values[slots.mask], labels, tokens)
-        if before is not None and before.layout is not None and before.labels is labels:
+        layout, merged_labels, token = decode(codes, values[slots.mask], coded.labels, tokens)
+        if before is not None and before.layout is not None and before.labels is coded.labels:
             layout = compose(layout, token, before.layout)
-        problem = self._placeholder_problem(tokens, token, layout, codes, values[slots.mask], check=check)
+        problem = self._placeholder_problem(coded, codes, values[slots.mask], check=check)
         read_ids = lambda: tokens.ids[token]  # noqa: E731
         return Merged(None, None if problem else layout, read_ids, merged_labels, problem=problem)
 
-    def _unknown(self, ids: Tensor) -> Tensor:
-        return (ids < 0) & ~among(ids, (*self._image_ids, *self._other_ids))
-
-    def _placeholder_problem(
-        self, tokens: Tokens, token: Tensor, layout: SequenceLayout, codes: Tensor, mask: Tensor, *, check: bool
-    ) -> LayoutError | None:
+    def _placeholder_problem(self, coded: Coded, codes: Tensor, mask: Tensor, *, check: bool) -> LayoutError | None:
         """Return why it is unclear which rows are image rows, if it is. Reads the device in that case, and to check."""
-        unknown, mixed = self._flags.read()
-        sheet = f"An adapter of your own (register_adapter) names them: image_ids, other_ids. Known image placeholders: {', '.join(map(str, self._image_ids)) or 'none'}"
+        tokens, (unknown, mixed) = coded.tokens, coded.flags.read()
+        found: list[int] = []
         if unknown:
-            found = sorted(set(tokens.ids[self._unknown(tokens.ids)].tolist()))
-        else:
-            found = sorted(unknown_kinds(codes, mask, tokens)) if check else []
-        if unknown or len(found) > 1:
+            found = sorted(set(tokens.ids[(tokens.ids < 0) & ~among(tokens.ids, self._known)].tolist()))
+        elif check:
+            found = sorted(unknown_kinds(codes, mask, tokens))
+            # One kind that no sheet names is the image, where no known placeholder is in the batch.
+            if len(found) == 1 and not bool((tokens.placeholder & tokens.attended).any()):
+                found = []
+        name = f"adapter {self.adapter.name}"
+        if found:
             return LayoutError(
-                f"adapter {self.adapter.name}: input_ids hold placeholders {', '.join(map(str, found))}, and it is "
-                f"unknown whether they stand for images. {sheet}."
+                f"{name}: the host put rows in the place of tokens {', '.join(map(str, found))}, and it is unknown "
+                f"whether these are images (known: {', '.join(map(str, self._image_ids)) or 'none'}). An adapter of "
+                "your own (register_adapter) names them: image_ids, other_ids."
             )
         if mixed:
             return LayoutError(
-                f"adapter {self.adapter.name}: placeholders of an image and of another modality are neighbours in "
-                "input_ids, so VISTA cannot separate their rows. Put a token between them."
+                f"{name}: placeholders of an image and of another modality are neighbours in input_ids, so VISTA "
+                "cannot separate their rows. Put a token between them."
             )
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ..errors import LayoutError
 
-#: Largest difference between embeddings of two runs, relative to the largest entry: kernels without gradients may round
-#: in another way.
+#: Largest difference between embeddings of two runs, relative to the largest entry: some kernels add up in any order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
 
@@ -51,11 +52,52 @@ class HostState:
             sys.modules["numpy"].random.set_state(self._numpy)
 
 
-def run_plainly(method: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Run the method without gradients, on copies of its arguments."""
-    with torch.no_grad():
-        copies = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, (tuple(args), kwargs))
-        return method(*copies[0], **copies[1])
+class Replay:
+    """Repeats a call of a merge method as it was made, without gradients, and leaves the host as it is.
+
+    The first call of a host may differ from later ones (DeepSpeed's ZeRO-3 on CPUs rounds differently), so repetitions
+    are compared with each other. Their number is the same on every rank: they may contain collectives.
+
+    Args:
+        model: the host's model.
+        method: its own method.
+        bound: the arguments, before the host has seen them.
+    """
+
+    def __init__(self, model: nn.Module, method: Callable[..., Any], bound: inspect.BoundArguments) -> None:
+        self._model, self._method, self._before = model, method, HostState(model)
+        self._given = dict(bound.arguments)
+        self._copies = _copied(self._given)
+        self.bound = inspect.BoundArguments(bound.signature, OrderedDict(self._copies))
+
+    def run(self, call: inspect.BoundArguments) -> Any:
+        """Run the method with ``call``; arguments that the host may have written into meanwhile are as they were."""
+        arguments = {
+            name: self._copies[name] if value is self._given.get(name) else value
+            for name, value in call.arguments.items()
+        }
+        bound = inspect.BoundArguments(call.signature, OrderedDict(_copied(arguments)))
+        after = HostState(self._model)
+        self._before.restore()
+        try:
+            with torch.no_grad():
+                return self._method(*bound.args, **bound.kwargs)
+        finally:
+            after.restore()
+
+    def take_back(self) -> None:
+        """Put back what was there before the call, also in the arguments."""
+        self._before.restore()
+        for given, copy in zip(tree_flatten(self._given)[0], tree_flatten(self._copies)[0], strict=True):
+            if isinstance(given, Tensor) and not torch.equal(given, copy):
+                with torch.no_grad():
+                    given.copy_(copy)
+
+
+def _copied(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with copies of their tensors."""
+    copies: dict[str, Any] = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, values)
+    return copies
 
 
 class Slots(NamedTuple):
@@ -90,9 +132,11 @@ def find_slots(
         if isinstance(value, Tensor) and value.dtype == codes.dtype and value.ndim == 2
         and isinstance(plain[at], Tensor) and not same(value, plain[at])
     ]  # fmt: skip
-    at_labels = _one("labels", labels or [at for at, value in enumerate(coded) if value is codes], names)
+    if not labels:  # where nothing came back but image rows, the data sheet tells
+        labels = [at for at, value in enumerate(coded) if value is codes or (names and names[at] == "labels")]
+    at_labels = _one("labels", labels, names)
     if at_labels is None:
-        raise LayoutError("the labels are not among the returned values (or come back as they were), so nothing tells")
+        raise LayoutError("none of the returned values are the labels, or they did not come back as they went in.")
     at_embeds = _one("inputs_embeds", embeds, names)
     masks = [
         at for at, value in enumerate(coded)
@@ -111,7 +155,10 @@ def _one(name: str, found: list[int], names: Sequence[str]) -> int | None:
     if len(found) > 1 and name in names and names.index(name) in found:
         return names.index(name)
     if len(found) > 1:
-        raise LayoutError(f"values {', '.join(map(str, found))} may all be the {name}")
+        raise LayoutError(
+            f"the returned values {', '.join(map(str, found))} may all be the {name}. A data sheet (register_adapter) "
+            "names them: merge_returns."
+        )
     return found[0] if found else None
 
 
@@ -140,6 +187,7 @@ def _same_leaf(left: Any, right: Any) -> bool:
         return False
     if torch.equal(left, right) or not left.dtype.is_floating_point:
         return torch.equal(left, right)
+    left, right = left.detach(), right.detach()
     finite = right[right.isfinite()]
     tolerance = TOLERANCE.get(left.dtype, 1e-2) * (float(finite.abs().max()) if finite.numel() else 0.0)
     return torch.allclose(left, right, rtol=0.0, atol=tolerance, equal_nan=True)

@@ -201,7 +201,7 @@ class Stubborn(Scattering):
     ("cls", "checks"),
     [
         (WithPositions, ["text_embeddings"]),
-        (Reordered, ["text_order: failed (the merge method returned the text tokens of row"]),
+        (Reordered, ["the merge method returned the text tokens of row"]),
         (Forgetful, ["image_rows: failed (an image position holds zeros"]),
         (NoFeatures, ["image_rows: failed (12 of 12 image positions hold an embedding of a token"]),
         (Stubborn, ["weight_zero: failed (loss", "term_in_loss_and_gradients: failed (loss: off by"]),
