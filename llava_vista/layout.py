@@ -13,7 +13,6 @@ Shapes: B batch, T length of ``input_ids``, L length of the merged sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import NamedTuple
 
 import torch

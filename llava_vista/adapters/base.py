@@ -166,7 +166,9 @@ def _host_placeholders(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ..
             elif "INDEX" in name and isinstance(value, dict):
                 found |= {str(key): token for key, token in value.items() if isinstance(token, int) and token < 0}
     visual = [token for name, token in found.items() if any(kind in name.lower() for kind in VISUAL)]
-    image = dict.fromkeys([*visual, *_config_ids(model, VISUAL)] if visual else [LLAVA_IMAGE, *_config_ids(model, VISUAL)])
+    image = dict.fromkeys(
+        [*visual, *_config_ids(model, VISUAL)] if visual else [LLAVA_IMAGE, *_config_ids(model, VISUAL)]
+    )
     other = dict.fromkeys([*found.values(), *_config_ids(model, OTHER)])
     return tuple(image), tuple(token for token in other if token not in image)
 

@@ -16,9 +16,9 @@ class HostCopy:
     """
 
     def __init__(self) -> None:
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = torch.empty(64, dtype=torch.uint8)
         self._view = self._buffer.numpy()
-        self._shape: torch.Size = self._buffer.shape
+        self._shape = torch.Size()
         self._event: Any = None
 
     def start(self, values: Tensor) -> None:

@@ -43,7 +43,6 @@ class Coded(NamedTuple):
     """A call of the merge method with position codes in the labels' place.
 
     call: the arguments. made_mask: the mask among them is ours. codes, labels (B, T): what goes in, and the host's own.
-    flags: on the way to the host, whether there are unknown placeholders, and neighbours of different kinds.
     """
 
     call: inspect.BoundArguments
@@ -51,7 +50,6 @@ class Coded(NamedTuple):
     codes: Tensor
     labels: Tensor
     tokens: Tokens
-    flags: HostCopy
 
     @classmethod
     def of(cls, bound: inspect.BoundArguments, image_ids: tuple[int, ...], other_ids: tuple[int, ...]) -> Coded:
@@ -70,26 +68,24 @@ class Coded(NamedTuple):
             mask = call.arguments["attention_mask"] = torch.ones_like(labels, dtype=torch.bool)
         if mask.shape != ids.shape:
             raise LayoutError(f"attention_mask is {tuple(mask.shape)} where input_ids are {tuple(ids.shape)}.")
-        tokens, flags = Tokens.read(ids, mask, image_ids, other_ids), HostCopy()
-        unknown = (ids < 0) & ~among(ids, (*image_ids, *other_ids))
-        flags.start(torch.stack([unknown.any(), tokens.mixed()]).to(torch.uint8))
-        return cls(call, bound.arguments.get("attention_mask") is None, codes, labels, tokens, flags)
+        tokens = Tokens.read(ids, mask, image_ids, other_ids)
+        return cls(call, bound.arguments.get("attention_mask") is None, codes, labels, tokens)
 
 
 class Proof(NamedTuple):
     """What a proved merge has shown: where the values are, their number, and whether the mask is None without ours."""
 
     slots: Slots
-    count: int
+    length: int
     no_mask: bool
 
 
 class Merger:
     """Runs the merge method of one model; what it returns is as if it had been called plainly.
 
-    The first merge is run again, with and without codes, and every value must be the same. That also shows where the embeddings,
-    labels and mask are among the returned values, and whether the host makes a mask when it gets none. After a problem
-    the method is called plainly: VISTA has no layout then, and the host what it would have without VISTA.
+    The first merge is run again, with and without codes, and every value must be the same. That also shows where the
+    embeddings, labels and mask are among the returned values, and whether the host makes a mask when it gets none.
+    After a problem the method is called plainly: VISTA has no layout then, and the host what it has without VISTA.
 
     Args:
         adapter: knows the method, and the placeholders.
@@ -100,6 +96,8 @@ class Merger:
         self.adapter, self.model = adapter, model
         self._image_ids, self._other_ids = adapter.image_ids(model), adapter.other_ids(model)
         self._known = (*self._image_ids, *self._other_ids)
+        #: on the way to the host: are there unknown placeholders, or neighbours of different kinds
+        self._flags = HostCopy()
         self._proof: Proof
         #: for calls without a mask and for those with one, once proved: whether the mask comes back as None
         self._returns_no_mask: dict[bool, bool] = {}
@@ -127,6 +125,8 @@ class Merger:
         if self._problem is not None:
             return Merged(method(*args, **kwargs), problem=self._problem)
         coded = Coded.of(bound, self._image_ids, self._other_ids)
+        flags = [self._unknown(coded.tokens.ids).any(), coded.tokens.mixed()]
+        self._flags.start(torch.stack(flags).to(torch.uint8))
         if (given.get("attention_mask") is None) in self._returns_no_mask:
             return self._merged(method(*coded.call.args, **coded.call.kwargs), coded, before)
         replay = Replay(self.model, method, bound)
@@ -135,9 +135,8 @@ class Merger:
             self._prove(replay, coded)
             return self._merged(result, coded, before, check=True)
         except LayoutError as error:
-            self._problem = LayoutError(
-                f"adapter {self.adapter.name}: {type(self.model).__name__}.{self.adapter.merge_method}{signature}: {error}"
-            )
+            name = f"{type(self.model).__name__}.{self.adapter.merge_method}"
+            self._problem = LayoutError(f"adapter {self.adapter.name}, {name}{signature}: {error}")
             replay.take_back()
             return Merged(method(*args, **kwargs), problem=self._problem)
 
@@ -173,9 +172,9 @@ class Merger:
         Raises:
             LayoutError: the returned values do not fit each other.
         """
-        slots, count, _ = self._proof
-        if len(result) != count:
-            raise LayoutError(f"it returned {len(result)} values, and {count} before.")
+        slots, length, _ = self._proof
+        if len(result) != length:
+            raise LayoutError(f"it returned {len(result)} values, and {length} before.")
         values = list(result)
         embeds = None if slots.embeds is None else values[slots.embeds]
         merged = Merged(None)
@@ -193,9 +192,7 @@ class Merger:
         positions = coded.call.arguments.get("position_ids") is not None
         return merged._replace(result=result, embeds=embeds, has_positions=positions)
 
-    def _read(
-        self, values: list[Any], slots: Slots, coded: Coded, before: Merged | None, *, check: bool
-    ) -> Merged:
+    def _read(self, values: list[Any], slots: Slots, coded: Coded, before: Merged | None, *, check: bool) -> Merged:
         """Read the layout from what came back; ``check`` reads the device.
 
         Raises:
@@ -216,12 +213,15 @@ class Merger:
         read_ids = lambda: tokens.ids[token]  # noqa: E731
         return Merged(None, None if problem else layout, read_ids, merged_labels, problem=problem)
 
+    def _unknown(self, ids: Tensor) -> Tensor:
+        return (ids < 0) & ~among(ids, self._known)
+
     def _placeholder_problem(self, coded: Coded, codes: Tensor, mask: Tensor, *, check: bool) -> LayoutError | None:
         """Return why it is unclear which rows are image rows, if it is. Reads the device in that case, and to check."""
-        tokens, (unknown, mixed) = coded.tokens, coded.flags.read()
+        tokens, (unknown, mixed) = coded.tokens, self._flags.read()
         found: list[int] = []
         if unknown:
-            found = sorted(set(tokens.ids[(tokens.ids < 0) & ~among(tokens.ids, self._known)].tolist()))
+            found = sorted(set(tokens.ids[self._unknown(tokens.ids)].tolist()))
         elif check:
             found = sorted(unknown_kinds(codes, mask, tokens))
             # One kind that no sheet names is the image, where no known placeholder is in the batch.

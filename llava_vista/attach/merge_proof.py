@@ -108,9 +108,7 @@ class Slots(NamedTuple):
     mask: int | None
 
 
-def find_slots(
-    plain: Sequence[Any], coded: Sequence[Any], codes: Tensor, names: Sequence[str], width: int
-) -> Slots:
+def find_slots(plain: Sequence[Any], coded: Sequence[Any], codes: Tensor, names: Sequence[str], width: int) -> Slots:
     """Find the embeddings, labels and mask among the returned values. Reads them on the host.
 
     Args:

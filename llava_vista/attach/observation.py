@@ -80,7 +80,9 @@ class Observer:
         self.decoder = self.adapter.decoder(self.inner)
         self.listeners = listeners
         self._is_wanted = is_wanted or (lambda: True)
-        self._source = LayoutSource(self.adapter, self.inner, model, self._is_wanted)  # raises before any hook is registered
+        self._source = LayoutSource(
+            self.adapter, self.inner, model, self._is_wanted
+        )  # raises before any hook is registered
         checks = checks_first_batch and self.adapter.fallback
         self._check = FirstBatchCheck(self.adapter, self.inner) if checks else None
         self._tap = DecoderTap(self.decoder, self._enter, self._leave)

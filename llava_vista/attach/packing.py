@@ -60,8 +60,10 @@ def sample_starts(signals: Mapping[str, Any], shape: torch.Size, device: torch.d
     for name in NUMBERS:
         if isinstance(signals.get(name), Tensor) and signals[name].shape == shape:
             return _after_first(signals[name][:, 1:] != signals[name][:, :-1])
-    found = [starts for starts in (_starts_by_mask(signals, shape), _starts_by_positions(signals, shape)) if starts is not None]
-    return None if not found else found[0] if len(found) == 1 else found[0] | found[1]
+    by_mask, by_positions = _starts_by_mask(signals, shape), _starts_by_positions(signals, shape)
+    if by_mask is None or by_positions is None:
+        return by_positions if by_mask is None else by_mask
+    return by_mask | by_positions
 
 
 def _mask(signals: Mapping[str, Any]) -> Tensor | None:

@@ -61,9 +61,7 @@ class Tokens(NamedTuple):
         return ((self.image[:-1] & next_other) | (self.other[:-1] & next_image)).any()
 
 
-def decode(
-    codes: Tensor, merged_mask: Tensor, labels: Tensor, tokens: Tokens
-) -> tuple[SequenceLayout, Tensor, Tensor]:
+def decode(codes: Tensor, merged_mask: Tensor, labels: Tensor, tokens: Tokens) -> tuple[SequenceLayout, Tensor, Tensor]:
     """Read the codes that came back: the layout, the labels as the host would have returned them, and the tokens.
 
     An attended position without a code is a row of the placeholders that are missing between its neighbours' tokens: an

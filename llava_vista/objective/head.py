@@ -145,7 +145,8 @@ class AlignmentHead(nn.Module):
             inputs_embeds = inputs_embeds.detach()
         with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
             text = self._text(layout)
-            valid = per_sample(torch.any, layout.image, layout.spans) & per_sample(torch.any, text, layout.spans)  # (N,)
+            has_image, has_text = (per_sample(torch.any, mask, layout.spans) for mask in (layout.image, text))
+            valid = has_image & has_text  # (N,)
             t, m = (numbers.float() for numbers in number_text(text, layout.spans))
             m = m.clamp(min=1)
             counted = text & of_each_position(valid, layout)

@@ -200,9 +200,7 @@ def write_rows(
 
 class _WeightedBag(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weights: Tensor, unit: bool, spans: Sequence[Span] | None
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, weights: Tensor, unit: bool, spans: Sequence[Span] | None) -> tuple[Tensor, ...]:
         weights = weights.permute(1, 0, 2).contiguous()  # (B, 2, L)
         used = (weights != 0).any(dim=1)  # (B, L)
         ctx.unit, ctx.spans = unit, spans
@@ -210,8 +208,10 @@ class _WeightedBag(torch.autograd.Function):
         ctx.save_for_backward(x, weights[:, 0], used, square)
         if unit:
             square = square / square.clamp(min=EPS**2)
-        squares = einsum(wide(weights), wide(square), "b k l, b l -> k b") if spans is None else per_sample(
-            torch.sum, wide(weights).transpose(0, 1) * wide(square), spans
+        squares = (
+            einsum(wide(weights), wide(square), "b k l, b l -> k b")
+            if spans is None
+            else per_sample(torch.sum, wide(weights).transpose(0, 1) * wide(square), spans)
         )  # (2, N)
         first, second = (vector[:, 0], squares[0]), (vector[:, 1], squares[1])
         ctx.mark_non_differentiable(*second)

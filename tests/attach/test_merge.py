@@ -183,7 +183,7 @@ def test_a_merge_that_depends_on_the_labels_is_named(make_model, monkeypatch, va
 
     monkeypatch.setattr(type(model), "prepare_inputs_labels_for_multimodal", reading)
     ids = torch.tensor([[5, IMAGE_TOKEN, 7, 8]])
-    labels = torch.where(torch.arange(4) < 3, IGNORE, ids)
+    labels = torch.where(torch.arange(4) < 2, IGNORE, ids)
 
     def run():
         torch.manual_seed(0)
