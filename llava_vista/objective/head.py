@@ -80,18 +80,21 @@ class Text(NamedTuple):
     vector (2, B, d), square (2, B), weight (2, B): the text bag, weighted as the loss and as the plain mean; dtypes as
         in `TextBag`. Only the first of each has a gradient.
     valid: (B,) bool, samples with both an image and text in scope.
+    packed: they shared rows.
     """
 
     vector: Tensor
     square: Tensor
     weight: Tensor
     valid: Tensor
+    packed: bool = False
 
     @classmethod
     def joined(cls, texts: Sequence[Text]) -> Text:
         """Return the samples of several passes as one batch."""
         vector, square, weight = (torch.cat([text[field] for text in texts], dim=1) for field in range(3))
-        return cls(vector, square, weight, torch.cat([text.valid for text in texts]))
+        packed = any(text.packed for text in texts)
+        return cls(vector, square, weight, torch.cat([text.valid for text in texts]), packed)
 
 
 class AlignmentHead(nn.Module):
@@ -154,7 +157,7 @@ class AlignmentHead(nn.Module):
             omega = self._weigh(t.clamp(min=1), m)
             weights = torch.stack([omega / m, (1 / m).expand_as(t)]).masked_fill(~counted, 0.0)  # (2, B, L)
             vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text, spans=layout.spans)
-            return Text(vector, square, per_sample(torch.sum, wide(weights), layout.spans), valid)
+            return Text(vector, square, per_sample(torch.sum, wide(weights), layout.spans), valid, layout.spans is not None)
 
     def anchor(self, last_hidden_state: Tensor, layout: SequenceLayout, text: Text) -> Tensor:
         """S_n of each sample, float32 (N, d); zero, with no gradient, for samples that are not aligned.
@@ -243,7 +246,8 @@ class AlignmentHead(nn.Module):
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""
         columns = [anchors, *text.vector, *text.square[..., None], *text.weight[..., None], text.valid[:, None]]
-        rows, _ = self._join(torch.cat([column.float() for column in columns], dim=1))  # (B, 3 d + 5) of all ranks
+        rows = torch.cat([column.float() for column in columns], dim=1)
+        rows, _ = self._join(rows, packed=text.packed)  # (B, 3 d + 5) of all ranks
         width = anchors.shape[1]
         anchors, first, second, rest = rows.split([width, width, width, 5], dim=1)
         square, weight = rest[:, 0:2].T, rest[:, 2:4].T
