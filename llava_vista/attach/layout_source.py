@@ -37,16 +37,24 @@ class LayoutSource:
         inner: the model that the adapter recognised.
         outer: the object whose forward is called, which may wrap ``inner`` (PEFT).
         is_wanted: while it returns False, calls of the model are not looked at.
+        begins: called with the arguments of each call of the model that is looked at.
 
     Raises:
         LayoutError: the model has neither, or its merge method takes other arguments than expected.
     """
 
-    def __init__(self, adapter: Adapter, inner: nn.Module, outer: nn.Module, is_wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        inner: nn.Module,
+        outer: nn.Module,
+        is_wanted: Callable[[], bool],
+        begins: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
         self.adapter, self.inner = adapter, inner
         self.placeholder_ids = adapter.placeholder_ids(inner)
         self._other_ids = adapter.other_ids(inner)
-        self._is_wanted = is_wanted
+        self._is_wanted, self._begins = is_wanted, begins
         self._merges = adapter.merges(inner)
         if self._merges:
             _check_signature(adapter, inner)
@@ -68,8 +76,9 @@ class LayoutSource:
             self._merger = Merger(adapter, inner)
             self._removers.append(Interception(inner, adapter.merge_method, self._merge))
         # Old PEFT calls the inner model's `forward` directly, where no hook of it fires: observe the wrapper too.
+        # First of all hooks: ms-swift's replaces the ids by embeddings.
         self._removers += [
-            module.register_forward_pre_hook(Hook(self._keep_inputs), with_kwargs=True)
+            module.register_forward_pre_hook(Hook(self._keep_inputs), with_kwargs=True, prepend=True)
             for module in ([inner] if outer is inner else [inner, outer])
         ]
 
@@ -178,16 +187,17 @@ class LayoutSource:
         if args:
             kwargs = {**self._forward.bind_partial(self.inner, *args).arguments, **kwargs}
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        if ids is None and isinstance(embeds, Tensor) and module is self.inner:
-            # ms-swift puts embeddings in the ids' place in a hook of its own.
-            ids = self.batch.get("input_ids")
-            ids = ids if isinstance(ids, Tensor) and ids.shape == embeds.shape[:2] else None
+        if ids is None and isinstance(embeds, Tensor):
+            # Embedded before the call, in a hook of the wrapper or by the trainer. Prompt tuning has more of them.
+            known = [self._inputs.ids if self._inputs else None, self.batch.get("input_ids")]
+            ids = next((one for one in known if isinstance(one, Tensor) and one.shape == embeds.shape[:2]), None)
+        self._inputs = None
+        if self._begins is not None:
+            self._begins(kwargs)
         if isinstance(ids, Tensor):
             self._inputs = Inputs(ids, kwargs)
             if self.placeholder_ids:
                 self._look_for_samples(self._inputs)
-        elif module is self.inner:
-            self._inputs = None  # a wrapper's own embeddings (prompt tuning): the ids do not give the layout
 
     def _look_for_samples(self, inputs: Inputs) -> None:
         try:
