@@ -203,6 +203,12 @@ class Requests:
                     return parse
         return self._command_line or self._loose
 
+    def made_beside(self, arguments: Any) -> list[Any]:
+        """Return the other objects of the parse that made these arguments, as far as they are still alive."""
+        parse = self._parse_of(arguments)
+        made = [reference() for reference, other in self._made.values() if other is parse]
+        return [one for one in made if one is not None and one is not arguments]
+
     def _unread_words(self) -> dict[str, Any]:
         """Return VISTA's flags on this process's command line, where no HfArgumentParser has read them."""
         if self._command_line is not None or self._words_are_others:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from ..attach.patching import Replacement
+from .packing_arguments import refuse_unmarked_packing
 from .request import REQUEST
 from .trainer_session import TrainingSession
 
@@ -21,6 +22,8 @@ def apply(module: ModuleType) -> Callable[[], None]:
         settled = REQUEST.settle(self.args)
         if settled.config is None:
             return original(self, *args, **kwargs)
+        if settled.config.weight > 0:
+            refuse_unmarked_packing([self.args, *REQUEST.made_beside(self.args)])
         REQUEST.act(settled)
         try:
             with TrainingSession(self, settled.config, settled.source, must_act=settled.is_certain):

@@ -48,8 +48,8 @@ class RankJoin:
         if batch > self._capacity:
             raise LayoutError(
                 f"this rank's batch has {batch} samples, but the largest of the first step had {self._capacity}; "
-                "joining the samples of all ranks (--vista_method infonce) needs batches that do not grow, or packed rows "
-                "from the first step on."
+                "joining the samples of all ranks (--vista_method infonce) needs batches that do not grow, or "
+                "packed rows from the first step on."
             )
         mine = rows.detach().new_zeros((self._capacity, rows.shape[1]))
         mine[:batch] = rows.detach()

@@ -157,7 +157,9 @@ class AlignmentHead(nn.Module):
             omega = self._weigh(t.clamp(min=1), m)
             weights = torch.stack([omega / m, (1 / m).expand_as(t)]).masked_fill(~counted, 0.0)  # (2, B, L)
             vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text, spans=layout.spans)
-            return Text(vector, square, per_sample(torch.sum, wide(weights), layout.spans), valid, layout.spans is not None)
+            return Text(
+                vector, square, per_sample(torch.sum, wide(weights), layout.spans), valid, layout.spans is not None
+            )
 
     def anchor(self, last_hidden_state: Tensor, layout: SequenceLayout, text: Text) -> Tensor:
         """S_n of each sample, float32 (N, d); zero, with no gradient, for samples that are not aligned.

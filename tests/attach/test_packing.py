@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import random
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from literal import literal_vista
-from native_models import FAMILIES, IGNORE, IMAGE, LLAVA, VIDEO
+from native_models import FAMILIES, IMAGE, LLAVA, VIDEO
 
 from llava_vista import LayoutError, VistaConfig, attach
 from llava_vista.attach.observation import Observer, Recorder
@@ -160,7 +159,9 @@ def test_packed_equals_unpacked_with_gradients(name: str, method: str) -> None:
                 model(**one)
         loss = handle.loss()
         loss.backward()
-        results.append((loss.detach(), {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}))
+        results.append(
+            (loss.detach(), {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+        )
         handle.detach()
     (loss, gradients), (expected, wanted) = results
     assert float(loss) == pytest.approx(float(expected), abs=1e-6)

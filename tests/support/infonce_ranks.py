@@ -32,7 +32,9 @@ def main() -> None:
     steps = [(6, 3, True), (5, 3, True), (6, 3, False), *[(6, 3, False)] * 3, (4, 2, True)]
     several = [(step, *sizes, False) for step, sizes in enumerate(steps)]
     # packed into one row a rank, and growing
-    several += [(step, *sizes, True) for step, sizes in enumerate([(5, 2, True), (9, 6, True), (9, 2, False), (3, 1, True)])]
+    several += [
+        (step, *sizes, True) for step, sizes in enumerate([(5, 2, True), (9, 6, True), (9, 2, False), (3, 1, True)])
+    ]
     heads = {packed: AlignmentHead(VistaConfig(method="infonce")).train() for packed in (False, True)}
     for step, batch, first, images, packed in several:
         head = heads[packed]
