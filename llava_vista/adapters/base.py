@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -9,7 +10,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..errors import RegistryError, UnsupportedModelError
 from ..logging import warn_once
 from ..registry import Registry
 
@@ -93,15 +94,40 @@ def register_adapter(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
     """Class decorator: make the adapter known as ``name``.
 
     Raises:
-        RegistryError: the name is taken.
+        RegistryError: the name is taken, or the sheet has a typing error.
     """
 
     def register(cls: type[Adapter]) -> type[Adapter]:
+        _check_sheet(name, cls)
         cls.name = name
         ADAPTERS.add(name, cls)
         return cls
 
     return register
+
+
+def _check_sheet(name: str, cls: type[Adapter]) -> None:
+    """Find typing errors, which would make a sheet silently match nothing, or too much.
+
+    Raises:
+        RegistryError: names the attribute.
+    """
+    known = [key for key in vars(Adapter) if not key.startswith("_")]
+    for key in vars(cls):
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+        if not key.startswith("_") and key not in known and close:
+            raise RegistryError(f"adapter {name}: {cls.__name__}.{key} means nothing. Did you mean {close[0]}?")
+    if isinstance(cls.classes, str) or not all(isinstance(one, str) and "." in one for one in cls.classes):
+        raise RegistryError(
+            f"adapter {name}: classes is {cls.classes!r}; a tuple of qualified names was expected, as in "
+            "classes = ('package.module.Class',)."
+        )
+    for count, names in cls.merge_returns.items():
+        if count != len(names) or isinstance(names, str) or not {"inputs_embeds", "labels"} <= set(names):
+            raise RegistryError(
+                f"adapter {name}: merge_returns[{count!r}] is {names!r}; {count} names were expected, 'inputs_embeds' "
+                "and 'labels' among them."
+            )
 
 
 def all_adapters() -> list[Adapter]:

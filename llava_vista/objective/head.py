@@ -92,7 +92,8 @@ class Text(NamedTuple):
     @classmethod
     def joined(cls, texts: Sequence[Text]) -> Text:
         """Return the samples of several passes as one batch."""
-        vector, square, weight = (torch.cat([text[field] for text in texts], dim=1) for field in range(3))
+        columns = ([text.vector, text.square, text.weight] for text in texts)
+        vector, square, weight = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
         packed = any(text.packed for text in texts)
         return cls(vector, square, weight, torch.cat([text.valid for text in texts]), packed)
 
