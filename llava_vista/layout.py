@@ -13,11 +13,20 @@ Shapes: B batch, T length of ``input_ids``, L length of the merged sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import LayoutError
+
+
+class Span(NamedTuple):
+    """The positions ``start`` to ``stop`` (exclusive) of a row: one sample among several that share the row."""
+
+    row: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class SequenceLayout:
         text: (B, L) bool, every text token: system prompt, question, template, answer, BOS.
         image: (B, L) bool, every image position.
         answer: (B, L) bool, the supervised text tokens; needed by ``text_scope="answer"`` only.
+        spans: the samples, where rows hold several (packing); positions outside of all spans count for none of them.
+            None: each row is one sample.
 
     Raises:
         LayoutError: the masks are not boolean (B, L) tensors of one shape.
@@ -36,6 +47,7 @@ class SequenceLayout:
     text: Tensor
     image: Tensor
     answer: Tensor | None = None
+    spans: tuple[Span, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("text", "image", "answer"):
@@ -53,3 +65,8 @@ class SequenceLayout:
     @property
     def shape(self) -> torch.Size:
         return self.text.shape
+
+    @property
+    def samples(self) -> int:
+        """Number of samples: rows, or spans."""
+        return self.text.shape[0] if self.spans is None else len(self.spans)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import ClassVar, NamedTuple
 
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..errors import RegistryError, UnsupportedModelError
 from ..logging import warn_once
 from ..registry import Registry
 
 ENTRY_POINT_GROUP = "llava_vista.adapters"
 #: The arguments of a merge method that tell the layout.
 MERGE_ARGUMENTS = ("input_ids", "attention_mask", "labels")
+#: Names of modalities in the configurations and constants of hosts; images and videos are visual.
+VISUAL = ("image", "video")
+OTHER = ("audio", "speech", "sound", "music", "point", "point_cloud", "region", "bbox", "time_series")
+#: The placeholder of an image in LLaVA and its relatives.
+LLAVA_IMAGE = -200
 
 
 class Adapter:
@@ -37,14 +44,12 @@ class Adapter:
     fallback: ClassVar[bool] = False
     #: The method that replaces image placeholders by image features. It takes arguments named as `MERGE_ARGUMENTS`.
     merge_method: ClassVar[str] = "prepare_inputs_labels_for_multimodal"
-    #: What the merge method returns, by the number of values. Has "inputs_embeds", "attention_mask" and "labels".
+    #: What the merge method returns, by the number of values. "inputs_embeds", "attention_mask" and "labels" are also
+    #: found by comparing the first merge with a plain one; names decide where several values would fit.
     merge_returns: ClassVar[dict[int, tuple[str, ...]]] = {
         6: ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels"),
         5: ("input_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels"),
     }
-
-    #: The merge method makes a mask itself when it gets none, and returns it.
-    merge_makes_mask: ClassVar[bool] = False
     #: The host concatenates several merged samples into one row before the decoder (`attach.packing`).
     packs_rows: ClassVar[bool] = False
 
@@ -55,6 +60,14 @@ class Adapter:
     def merges(self, model: nn.Module) -> bool:
         """Return whether this version of the model has the merge method. A wrapper that forwards attributes has not."""
         return callable(getattr(type(model), self.merge_method, None))
+
+    def image_ids(self, model: nn.Module) -> tuple[int, ...]:
+        """Return the ids that the merge method replaces by image or video rows."""
+        return _host_placeholders(model)[0]
+
+    def other_ids(self, model: nn.Module) -> tuple[int, ...]:
+        """Return the ids that stand for rows of another modality (audio, regions), which are neither text nor image."""
+        return _host_placeholders(model)[1]
 
     def placeholder_ids(self, model: nn.Module) -> tuple[int, ...]:
         """Return the ids of tokens that are one image row each in ``input_ids``; empty for families that merge."""
@@ -81,15 +94,40 @@ def register_adapter(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
     """Class decorator: make the adapter known as ``name``.
 
     Raises:
-        RegistryError: the name is taken.
+        RegistryError: the name is taken, or the sheet has a typing error.
     """
 
     def register(cls: type[Adapter]) -> type[Adapter]:
+        _check_sheet(name, cls)
         cls.name = name
         ADAPTERS.add(name, cls)
         return cls
 
     return register
+
+
+def _check_sheet(name: str, cls: type[Adapter]) -> None:
+    """Find typing errors, which would make a sheet silently match nothing, or too much.
+
+    Raises:
+        RegistryError: names the attribute.
+    """
+    known = [key for key in vars(Adapter) if not key.startswith("_")]
+    for key in vars(cls):
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+        if not key.startswith("_") and key not in known and close:
+            raise RegistryError(f"adapter {name}: {cls.__name__}.{key} means nothing. Did you mean {close[0]}?")
+    if isinstance(cls.classes, str) or not all(isinstance(one, str) and "." in one for one in cls.classes):
+        raise RegistryError(
+            f"adapter {name}: classes is {cls.classes!r}; a tuple of qualified names was expected, as in "
+            "classes = ('package.module.Class',)."
+        )
+    for count, names in cls.merge_returns.items():
+        if count != len(names) or isinstance(names, str) or not {"inputs_embeds", "labels"} <= set(names):
+            raise RegistryError(
+                f"adapter {name}: merge_returns[{count!r}] is {names!r}; {count} names were expected, 'inputs_embeds' "
+                "and 'labels' among them."
+            )
 
 
 def all_adapters() -> list[Adapter]:
@@ -130,10 +168,35 @@ def embedding_parent(model: nn.Module) -> nn.Module:
 
 def config_placeholder_ids(model: nn.Module) -> tuple[int, ...]:
     """Return the image and video token ids of a transformers configuration."""
+    return _config_ids(model, VISUAL)
+
+
+def _config_ids(model: nn.Module, kinds: tuple[str, ...]) -> tuple[int, ...]:
     config = getattr(model, "config", None)
-    names = [f"{kind}_token_{suffix}" for kind in ("image", "video") for suffix in ("id", "index")]
-    ids = [getattr(config, name, None) for name in names]
+    ids = [getattr(config, f"{kind}_token_{suffix}", None) for kind in kinds for suffix in ("id", "index")]
     return tuple(dict.fromkeys(token for token in ids if isinstance(token, int)))
+
+
+def _host_placeholders(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the placeholder ids of images and of other modalities, as the host's constants and configuration say.
+
+    LLaVA's relatives have them in ``constants`` of their package: IMAGE_TOKEN_INDEX, AUDIO_TOKEN_INDEX, or a table of
+    such (MODAL_INDEX_MAP). Without any, LLaVA's -200 is the image.
+    """
+    found: dict[str, int] = {}
+    for cls in type(model).__mro__:
+        constants = sys.modules.get(f"{cls.__module__.split('.')[0]}.constants")
+        for name, value in vars(constants).items() if constants is not None else ():
+            if name.endswith("TOKEN_INDEX") and isinstance(value, int):
+                found[name] = value
+            elif "INDEX" in name and isinstance(value, dict):
+                found |= {str(key): token for key, token in value.items() if isinstance(token, int) and token < 0}
+    visual = [token for name, token in found.items() if any(kind in name.lower() for kind in VISUAL)]
+    image = dict.fromkeys(
+        [*visual, *_config_ids(model, VISUAL)] if visual else [LLAVA_IMAGE, *_config_ids(model, VISUAL)]
+    )
+    other = dict.fromkeys([*found.values(), *_config_ids(model, OTHER)])
+    return tuple(image), tuple(token for token in other if token not in image)
 
 
 def find_adapter(model: nn.Module) -> Found:

@@ -11,7 +11,7 @@ _PACKAGE = "llava.model.language_model"
 
 @register_adapter("vila")
 class Vila(Adapter):
-    """``_embed`` merges. It makes a mask itself when it gets none, and the labels are not the last value.
+    """``_embed`` merges. Its placeholders are tokens of the vocabulary, which the tokenizer names.
 
     Embedded text without labels (newlines) follows the media tokens: these are image positions too. The stack that
     owns the input embedding is ``llm.model``.
@@ -26,10 +26,20 @@ class Vila(Adapter):
         3: ("inputs_embeds", "labels", "attention_mask"),
         5: ("inputs_embeds", "labels", "attention_mask", "selection_maps", "selection_probs"),
     }
-    merge_makes_mask = True
     #: `repack_multimodal_data` then concatenates the attended positions of all rows.
     packs_rows = True
+
+    def image_ids(self, model: nn.Module) -> tuple[int, ...]:
+        return tuple(token for name, token in _media(model).items() if name in ("image", "video"))
+
+    def other_ids(self, model: nn.Module) -> tuple[int, ...]:
+        return tuple(token for name, token in _media(model).items() if name not in ("image", "video"))
 
     def matches(self, module: nn.Module) -> bool:
         # LLaVA's decoder has the same qualified name as this model, and no such method.
         return super().matches(module) and self.merges(module)
+
+
+def _media(model: nn.Module) -> dict[str, int]:
+    media: dict[str, int] = getattr(getattr(model, "tokenizer", None), "media_token_ids", {})
+    return media

@@ -41,12 +41,12 @@ class DecoderTap:
 
     Args:
         decoder: the decoder stack.
-        enter: called with inputs_embeds (B, L, d), or None for a call with ``input_ids``, before the decoder runs.
+        enter: called before the decoder runs, with the arguments that it got, by name.
         leave: called with what ``enter`` returned and the last hidden state (B, L, d).
     """
 
     def __init__(
-        self, decoder: nn.Module, enter: Callable[[Tensor | None], Any], leave: Callable[[Any, Tensor], None]
+        self, decoder: nn.Module, enter: Callable[[dict[str, Any]], Any], leave: Callable[[Any, Tensor], None]
     ) -> None:
         self.decoder = decoder
         self._enter, self._leave = enter, leave
@@ -58,10 +58,8 @@ class DecoderTap:
         ]
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        embeds = kwargs.get("inputs_embeds")
-        if embeds is None and args:
-            embeds = self._signature.bind_partial(*args).arguments.get("inputs_embeds")
-        self._entered = (self._enter(embeds),)
+        named = self._signature.bind_partial(*args).arguments if args else {}
+        self._entered = (self._enter({**named, **kwargs}),)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         entered, self._entered = self._entered, None

@@ -1,7 +1,8 @@
-"""The first batch of a model that only the generic adapter recognises: is the layout what it is taken for?"""
+"""The first batch of each kind: do text positions hold rows of the embedding table, and image positions others?"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,17 +15,24 @@ from .decoder_tap import Hook
 if TYPE_CHECKING:
     from .observation import Observation
 
-#: Text positions that are compared.
+#: Positions that are compared.
 SAMPLED = 256
+#: Rows of the table that are compared with them.
+ROWS = 1 << 14
 #: Largest difference between an embedding and the scaled table row, relative to the largest entry (bfloat16 rounds).
 TOLERANCE = 2e-2
+#: Passes of one kind that are looked at while they show no image.
+PASSES = 64
 
 
 class FirstBatchCheck:
     """Compare what the decoder receives at text positions with what the model's embedding table returned.
 
+    Batches are of one kind when the same arguments of the model hold something: a modality that appears later is a new
+    kind. Of each kind, passes are checked until one has text and image.
+
     The table's own calls are observed: under ZeRO-3 a look-up of our own would be a collective that other ranks may
-    not take part in. Only the rows of the current forward are kept.
+    not take part in. Only the rows of the current forward are kept, and only while it is checked.
 
     Args:
         adapter: for messages.
@@ -33,35 +41,51 @@ class FirstBatchCheck:
 
     def __init__(self, adapter: Adapter, inner: nn.Module) -> None:
         self.name = f"adapter {adapter.name} on {type(inner).__name__}"
+        self._embedding: nn.Module = inner.get_input_embeddings()  # type: ignore[operator]
         self._rows: list[tuple[Tensor, Tensor]] = []
-        embedding: nn.Module = inner.get_input_embeddings()  # type: ignore[operator]
-        self._remover = embedding.register_forward_hook(Hook(self._keep_rows))
+        self._remover: Any = None
+        self._kind: frozenset[str] = frozenset()
+        #: how many passes of a kind may still be checked
+        self._left: dict[frozenset[str], int] = {}
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Observe the table, if the call of the model that begins is of a kind to be checked."""
+        self._kind = frozenset(_held(arguments))
+        self.forget()
+        if self._left.setdefault(self._kind, PASSES) and self._remover is None:
+            self._remover = self._embedding.register_forward_hook(Hook(self._keep_rows))
 
     def _keep_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if args and isinstance(args[0], Tensor) and torch.is_grad_enabled():
-            self._rows.append((args[0].detach().flatten(), output.detach().flatten(0, -2)))
+            self._rows.append((args[0].detach().flatten(), output.detach().reshape(-1, output.shape[-1])))
 
     def forget(self) -> None:
         """Release the rows of the current forward."""
         self._rows = []
 
-    def passes(self, observation: Observation) -> bool:
-        """Check a decoder pass. Return True when it had text and image, so that the check is over. Reads the device.
+    def check(self, observation: Observation) -> None:
+        """Check a decoder pass, if its kind is not known yet. Reads the device in that case.
 
         Raises:
-            LayoutError: what was seen is not what the generic adapter takes it for.
+            LayoutError: what was seen is not what the layout says.
         """
-        kept, layout, embeds = self._rows, observation.layout, observation.inputs_embeds
-        self.forget()
-        if layout is None or embeds is None or layout.shape != embeds.shape[:2] or not kept:
-            return False
-        token_ids = observation.token_ids
-        if token_ids is None or not bool(layout.image.any()) or not bool(layout.text.any()):
-            return False
-        ids, rows = torch.cat([item[0] for item in kept]), torch.cat([item[1] for item in kept]).float()
+        kept = self._rows
+        self.remove()
+        layout, embeds, token_ids = observation.layout, observation.inputs_embeds, observation.token_ids
+        if not kept or layout is None or embeds is None or token_ids is None or layout.shape != embeds.shape[:2]:
+            return
+        self._left[self._kind] -= 1
         at = layout.text.nonzero()  # (N, 2)
-        at = at[:: max(1, len(at) // SAMPLED)]
+        if not len(at):
+            return
+        ids, rows = torch.cat([item[0] for item in kept]), torch.cat([item[1] for item in kept])
+        at = _sample(at, token_ids[at[:, 0], at[:, 1]])
         text, wanted = embeds.detach()[at[:, 0], at[:, 1]].float(), token_ids[at[:, 0], at[:, 1]]
+        useful = torch.isin(ids, wanted)
+        ids, rows = ids[useful][:ROWS], rows[useful][:ROWS].float()
+        if bool(useful.sum() > ROWS):
+            known = torch.isin(wanted, ids)
+            text, wanted = text[known], wanted[known]
         scale = _common_scale(text, wanted, ids, rows)
         if scale is None:
             raise LayoutError(
@@ -71,20 +95,49 @@ class FirstBatchCheck:
                 "(register_adapter)."
             )
         image = embeds.detach()[layout.image].float()  # (N, d)
-        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], rows * scale)
+        if not len(image):
+            return
+        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], torch.cat([rows, *_tables(kept)]) * scale)
         if fraction > 0.5:
             raise LayoutError(
                 f"{self.name}: {fraction:.0%} of the image positions of the first batch hold rows of the embedding "
                 "table, so no image features were put there. Is the image missing from the batch, or are the positions "
                 "misread?"
             )
-        self.remove()
-        return True
+        self._left[self._kind] = 0
 
     def remove(self) -> None:
         """Stop observing the table."""
-        self._remover.remove()
+        if self._remover is not None:
+            self._remover.remove()
+            self._remover = None
         self.forget()
+
+
+def _held(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the arguments that hold something: images, sounds, regions of at least one sample."""
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in _held({str(key): item for key, item in value.items()}))
+        elif isinstance(value, (list, tuple)):
+            if any(item is not None and (not isinstance(item, Tensor) or item.numel()) for item in value):
+                yield name
+        elif isinstance(value, Tensor) and value.numel():
+            yield name
+
+
+def _sample(at: Tensor, ids: Tensor) -> Tensor:
+    """Choose from positions (N, 2) with token ids (N,): one of each id, as far as there is room, and some others."""
+    order = ids.argsort(stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[1:] = ids[order][1:] != ids[order][:-1]
+    each = order[first]
+    return torch.cat([at[each[:: max(1, len(each) // SAMPLED)]], at[:: max(1, len(at) // SAMPLED)]])
+
+
+def _tables(kept: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Return some of the rows that the table gave for any token, placeholders too."""
+    return [rows[:: max(1, len(rows) // SAMPLED)].float() for _, rows in kept]
 
 
 def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> float | None:

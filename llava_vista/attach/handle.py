@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VistaConfig
-from ..errors import AttachError, LayoutError
+from ..errors import AttachError, LayoutError, VistaError
+from ..logging import warn_once
 from ..objective import AlignmentTerms
 from .alignment import Alignment
 from .decoder_tap import Hook
@@ -158,7 +159,7 @@ class Handle:
 
     def decoder_called(self, observation: Observation) -> None:
         trained = torch.is_grad_enabled() and observation.layout is not None and self.inner.training
-        if trained and self._watches_entry and not self._inside:
+        if trained and self._watches_entry and not self._inside and self.config.weight > 0 and not self._observes:
             raise AttachError(
                 f"{type(self.inner).__name__} was trained through another object than the {type(self.model).__name__} "
                 "that VISTA is attached to (wrapped by PEFT afterwards?), so the term could not reach the loss. Attach "
@@ -183,8 +184,17 @@ class Handle:
         loss = output.get("loss") if hasattr(output, "get") else output[0] if isinstance(output, tuple) else None
         if not torch.is_grad_enabled() and not (isinstance(loss, Tensor) and loss.numel() == 1):
             return None  # generation in training mode
-        term = self.loss()
+        acts = add_to_loss and self.config.weight > 0
+        try:
+            term = self.loss()
+        except VistaError as error:
+            if acts:
+                raise
+            warn_once(f"{error} VISTA observes nothing in such a forward.")  # an observer stops nothing
+            return None
         if not isinstance(loss, Tensor) or loss.numel() != 1:
+            if not acts:
+                return None
             raise LayoutError(
                 f"{type(module).__name__} in training mode returned no scalar loss, so VISTA has nothing to be added "
                 "to. Pass labels, or attach(..., add_to_loss=False) and add handle.loss() yourself."
@@ -194,7 +204,7 @@ class Handle:
             return None
         if self._terms is not None:  # keep the numbers, release the graph
             self._terms = AlignmentTerms(*(value.detach() for value in self._terms))
-        if self.config.weight == 0:
+        if not acts:
             return None
         return _with_loss(output, loss + self.config.weight * term.to(loss.device))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ class Observation:
 
     Attributes:
         inputs_embeds: (B, L, d) what the decoder received; None when it was called with ``input_ids``.
-        layout: masks (N, L) of text and image; N > B when several samples share a row. None when it is unknown.
+        layout: masks (B, L) of text and image, with spans where rows hold several samples. None when it is unknown.
         labels: (B, L) the host's own labels of the merged sequence; None when it has none.
         read_token_ids: returns the original token at each text position (B, L), meaningless elsewhere.
         last_hidden_state: (B, L, d) what the decoder returned, after its final norm; None until it has returned.
@@ -55,7 +55,7 @@ class Listener(Protocol):
 class Observer:
     """Delivers the decoder passes of a model to listeners, in their order.
 
-    The generic adapter recognises a model by its habits, so its first batch is checked before the listeners see it.
+    The first batch of each kind is checked before the listeners see it.
 
     Args:
         model: the object whose forward the training loop calls; it may wrap the model that an adapter knows (PEFT).
@@ -80,12 +80,13 @@ class Observer:
         self.decoder = self.adapter.decoder(self.inner)
         self.listeners = listeners
         self._is_wanted = is_wanted or (lambda: True)
-        self._source = LayoutSource(self.adapter, self.inner, model)  # raises before any hook is registered
-        checks = checks_first_batch and self.adapter.fallback
-        self._check = FirstBatchCheck(self.adapter, self.inner) if checks else None
+        self._check = FirstBatchCheck(self.adapter, self.inner) if checks_first_batch else None
+        begins = self._check.begin if self._check is not None else None
+        # raises before any hook is registered
+        self._source = LayoutSource(self.adapter, self.inner, model, self._is_wanted, begins)
         self._tap = DecoderTap(self.decoder, self._enter, self._leave)
 
-    def _enter(self, embeds: Tensor | None) -> Observation | None:
+    def _enter(self, arguments: dict[str, Any]) -> Observation | None:
         if not self._is_wanted():
             # In training, a pass without gradients may precede the real one on the same input (CAL): keep the layout.
             if not self.inner.training:
@@ -93,11 +94,11 @@ class Observer:
             if self._check is not None:
                 self._check.forget()
             return None
-        observation = Observation(embeds)
+        observation = Observation(arguments.get("inputs_embeds"))
         try:
-            self._source.read(observation)
-            if self._check is not None and self._check.passes(observation):
-                self._check = None
+            self._source.read(observation, arguments)
+            if self._check is not None:
+                self._check.check(observation)
             for listener in self.listeners:
                 listener.decoder_called(observation)
         except LayoutError as error:
@@ -110,9 +111,22 @@ class Observer:
             for listener in self.listeners:
                 listener.decoder_returned(observation)
 
+    @property
+    def batch(self) -> Mapping[str, Any]:
+        """The batch that the trainer works on, for hosts that embed the ids before they call the model."""
+        return self._source.batch
+
+    @batch.setter
+    def batch(self, inputs: Mapping[str, Any]) -> None:
+        # A copy: trainers take entries out of it.
+        self._source.batch = {"input_ids": inputs.get("input_ids")}
+
     def clear(self) -> None:
         """Release what is kept of the last forward."""
         self._source.clear()
+        self._source.batch = {}
+        if self._check is not None:
+            self._check.forget()
 
     def remove(self) -> None:
         """Remove every hook. The model is what it was before."""

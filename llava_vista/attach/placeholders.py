@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from ..errors import LayoutError
 from ..layout import SequenceLayout
 
 
+def among(ids: Tensor, tokens: Iterable[int]) -> Tensor:
+    """Return where ``ids`` are one of ``tokens``. Comparisons with plain numbers: nothing is sent to the device."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for token in tokens:
+        found = found | (ids == token)
+    return found
+
+
 def from_placeholders(
-    input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, placeholder_ids: tuple[int, ...]
+    input_ids: Tensor,
+    attended: Tensor,
+    labels: Tensor | None,
+    image_ids: tuple[int, ...],
+    other_ids: tuple[int, ...] = (),
 ) -> SequenceLayout:
     """The layout of a sequence in which one placeholder token stands for each image row.
 
     Args:
         input_ids: (B, L).
-        attention_mask: (B, L), nonzero where attended; None attends to everything.
+        attended: (B, L) bool, no padding.
         labels: (B, L), negative where not supervised; None leaves the answer unknown.
-        placeholder_ids: of image and video tokens.
-
-    Raises:
-        LayoutError: the mask is not (B, L).
+        image_ids: of image and video tokens.
+        other_ids: of tokens for other modalities; they are neither text nor image.
     """
-    if attention_mask is None:
-        attended = torch.ones_like(input_ids, dtype=torch.bool)
-    elif attention_mask.shape == input_ids.shape:
-        attended = attention_mask.bool()
-    else:
-        raise LayoutError(
-            f"attention_mask {tuple(attention_mask.shape)} does not tell which of input_ids {tuple(input_ids.shape)} "
-            "are padding; a (B, L) mask was expected."
-        )
-    placeholder = torch.zeros_like(attended)
-    for token in placeholder_ids:  # comparisons with plain numbers: nothing is sent to the device
-        placeholder = placeholder | (input_ids == token)
-    text = attended & ~placeholder
+    image = attended & among(input_ids, image_ids)
+    text = attended & ~image & ~among(input_ids, other_ids)
     answer = None if labels is None or labels.shape != input_ids.shape else text & (labels >= 0)
-    return SequenceLayout(text=text, image=attended & placeholder, answer=answer)
+    return SequenceLayout(text=text, image=image, answer=answer)

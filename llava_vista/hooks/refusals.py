@@ -51,7 +51,7 @@ def refuse_what_cannot_be(trainer: Any, config: VistaConfig, source: str, argume
     if config.weight > 0:
         refuse_other_objective(other_objective(trainer), config, name, source)
     refuse_split_sequences(trainer)
-    refuse_unmarked_packing(arguments)
+    refuse_unmarked_packing([trainer.args, *arguments])
     if trainer.model is None:
         return
     try:
@@ -111,17 +111,25 @@ def refuse_split_sequences(trainer: Any) -> None:
 def refuse_unmarked_packing(arguments: Iterable[Any]) -> None:
     """Stop where a tool packs several samples into a row and marks nowhere where each begins.
 
-    LLaMA-Factory's ``packing`` does so unless it is ``neat_packing``. Other tools pack with a mark, which is read.
+    Several samples are one to everybody then, the attention included, and each text would be aligned with the last
+    image of the row.
 
     Args:
-        arguments: the objects that the host's parser made.
+        arguments: the trainer's arguments, and the other objects that the host's parser made.
 
     Raises:
-        AttachError: names the two arguments.
+        AttachError: names the option.
     """
     for made in arguments:
-        if getattr(made, "packing", None) and getattr(made, "neat_packing", None) is False:
-            raise AttachError(
-                "packing is on and neat_packing is off: several samples share a row, and nothing tells VISTA where one "
-                "ends, so text would be aligned with another sample's image. Set neat_packing: true, or packing: false."
-            )
+        if not getattr(made, "packing", None):
+            continue
+        if getattr(made, "neat_packing", True) is False:  # LLaMA-Factory
+            option, instead = "packing without neat_packing", "Set neat_packing: true"
+        elif getattr(made, "packing_strategy", None) == "wrapped":  # TRL
+            option, instead = "packing_strategy 'wrapped'", "Choose packing_strategy 'bfd'"
+        else:
+            continue
+        raise AttachError(
+            f"{type(made).__name__} asks for {option}: several samples become one row, and nothing in the batch says "
+            f"where each begins, so VISTA cannot align a text with its own image. {instead}, or train without packing."
+        )

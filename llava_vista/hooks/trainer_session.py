@@ -227,6 +227,7 @@ class TrainingSession:
             given = signature.bind_partial(*args, **kwargs).arguments
             inputs = given.get("inputs")
             labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+            handle.observer.batch = inputs if isinstance(inputs, Mapping) else {}
             result = original(*args, **kwargs)
             loss = result[0] if isinstance(result, tuple) else result
             self._losses += 1

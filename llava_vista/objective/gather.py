@@ -9,7 +9,9 @@ from ..errors import LayoutError
 
 
 class RankJoin:
-    """Joins (B, F) tensors of all ranks into (R * C, F), where C is the largest batch of the first call.
+    """Joins (B, F) tensors of all ranks into (R * C, F), where C is the largest batch.
+
+    It is agreed on in the first call; in every call, with a host sync, where a rank packs samples into rows.
 
     Every rank calls it once per forward, with or without images, so the collectives always match. Only this rank's own
     rows carry a gradient. That is enough: each rank computes the value of the whole joined batch, so the gradient to
@@ -18,6 +20,7 @@ class RankJoin:
 
     def __init__(self) -> None:
         self._capacity: int | None = None
+        self._varies = False
 
     @staticmethod
     def ranks() -> int:
@@ -26,24 +29,27 @@ class RankJoin:
             return 1
         return torch.distributed.get_world_size()
 
-    def __call__(self, rows: Tensor) -> tuple[Tensor, slice]:
+    def __call__(self, rows: Tensor, *, packed: bool = False) -> tuple[Tensor, slice]:
         """The joined rows, zero where a rank had fewer, and where this rank's own stand.
 
         Args:
             rows: (B, F) float32.
+            packed: the samples shared rows, so their number varies.
 
         Raises:
             LayoutError: the batch is larger than any rank's was at first.
         """
         batch = len(rows)
-        if self._capacity is None:  # agreed once, with one host sync: batches do not grow during training
-            largest = torch.tensor(batch, device=rows.device)
+        if self._capacity is None or self._varies:
+            largest = torch.tensor([batch, packed], device=rows.device)
             torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-            self._capacity = int(largest)
+            self._capacity, varies = largest.tolist()
+            self._varies = self._varies or bool(varies)
         if batch > self._capacity:
             raise LayoutError(
                 f"this rank's batch has {batch} samples, but the largest of the first step had {self._capacity}; "
-                "joining the samples of all ranks (--vista_method infonce) needs batches that do not grow."
+                "joining the samples of all ranks (--vista_method infonce) needs batches that do not grow, or "
+                "packed rows from the first step on."
             )
         mine = rows.detach().new_zeros((self._capacity, rows.shape[1]))
         mine[:batch] = rows.detach()

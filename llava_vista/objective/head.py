@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..config import ESTIMATORS, WEIGHTINGS, VistaConfig
 from ..errors import ConfigError, LayoutError
-from ..layout import SequenceLayout
+from ..layout import SequenceLayout, Span
 from .estimators import TextBag
 from .gather import RankJoin
-from .text_sums import weighted_bag, wide
+from .text_sums import per_sample, weighted_bag, wide
 
 
 class AlignmentTerms(NamedTuple):
@@ -31,24 +31,47 @@ class AlignmentTerms(NamedTuple):
     finite: Tensor
 
 
-def last_image_state(hidden: Tensor, image: Tensor) -> Tensor:
+def last_image_state(hidden: Tensor, image: Tensor, spans: tuple[Span, ...] | None = None) -> Tensor:
     """S_n: the hidden state at each sample's last image position.
 
     Args:
         hidden: (B, L, d).
         image: (B, L) bool.
+        spans: the N samples, where rows hold several.
 
     Returns:
-        (B, d); position 0 for a sample without an image, which the caller masks out.
+        (B, d) or (N, d); some position's for a sample without an image, which the caller masks out.
     """
-    position = torch.arange(image.shape[1], device=image.device)
-    last = torch.where(image, position, 0).amax(dim=1)  # (B,)
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+    batch, length = image.shape
+    position = torch.where(image, torch.arange(length, device=image.device), 0)
+    last = per_sample(torch.amax, position, spans)  # (N,), in the row
+    if spans is None:
+        return hidden[torch.arange(batch, device=hidden.device), last]
+    # Numbers of the host are added one by one: a list sent to the device would wait for it.
+    at = torch.stack([last[number] + span.row * length for number, span in enumerate(spans)])
+    return hidden.flatten(0, 1).index_select(0, at)
 
 
-def _shared(x: Tensor, layout: SequenceLayout) -> Tensor:
-    """(B, L, d) for a row (1, L, d) that the B samples of the layout share; a view, nothing is copied."""
-    return x.expand(layout.shape[0], -1, -1) if x.ndim == 3 and x.shape[0] == 1 else x
+def number_text(text: Tensor, spans: tuple[Span, ...] | None) -> tuple[Tensor, Tensor]:
+    """t at each text token, and m of its sample: (B, L) and (B, 1), or (B, L) where rows hold several samples."""
+    t = text.cumsum(dim=1)
+    if spans is None:
+        return t, t[:, -1:]
+    before, m = torch.zeros_like(t), torch.zeros_like(t)
+    for row, start, stop in spans:
+        before[row, start:stop] = t[row, start] - text[row, start].long()
+        m[row, start:stop] = t[row, stop - 1]
+    return t - before, m - before
+
+
+def of_each_position(values: Tensor, layout: SequenceLayout) -> Tensor:
+    """Spread one flag per sample (N,) over its positions: (B, 1), or (B, L) where rows hold several samples."""
+    if layout.spans is None:
+        return values[:, None]
+    spread = torch.zeros(layout.shape, dtype=values.dtype, device=values.device)
+    for number, (row, start, stop) in enumerate(layout.spans):
+        spread[row, start:stop] = values[number]
+    return spread
 
 
 class Text(NamedTuple):
@@ -57,18 +80,22 @@ class Text(NamedTuple):
     vector (2, B, d), square (2, B), weight (2, B): the text bag, weighted as the loss and as the plain mean; dtypes as
         in `TextBag`. Only the first of each has a gradient.
     valid: (B,) bool, samples with both an image and text in scope.
+    packed: they shared rows.
     """
 
     vector: Tensor
     square: Tensor
     weight: Tensor
     valid: Tensor
+    packed: bool = False
 
     @classmethod
     def joined(cls, texts: Sequence[Text]) -> Text:
         """Return the samples of several passes as one batch."""
-        vector, square, weight = (torch.cat([text[field] for text in texts], dim=1) for field in range(3))
-        return cls(vector, square, weight, torch.cat([text.valid for text in texts]))
+        columns = ([text.vector, text.square, text.weight] for text in texts)
+        vector, square, weight = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
+        packed = any(text.packed for text in texts)
+        return cls(vector, square, weight, torch.cat([text.valid for text in texts]), packed)
 
 
 class AlignmentHead(nn.Module):
@@ -107,13 +134,12 @@ class AlignmentHead(nn.Module):
         """Sum up the text of each sample, in one pass over the embeddings.
 
         Args:
-            inputs_embeds: (B, L, d) what the decoder received; (1, L, d) when the samples share one row (packing).
-            layout: masks (B, L).
+            inputs_embeds: (B, L, d) what the decoder received.
+            layout: masks (B, L), of N samples: B, or as many as it has spans.
 
         Raises:
             LayoutError: the shapes do not fit each other, or the text scope is unknown to the layout.
         """
-        inputs_embeds = _shared(inputs_embeds, layout)
         if inputs_embeds.ndim != 3 or inputs_embeds.shape[:2] != layout.shape:
             raise LayoutError(
                 f"inputs_embeds {tuple(inputs_embeds.shape)} and layout {tuple(layout.shape)} do not describe one "
@@ -123,35 +149,37 @@ class AlignmentHead(nn.Module):
             inputs_embeds = inputs_embeds.detach()
         with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
             text = self._text(layout)
-            valid = layout.image.any(dim=1) & text.any(dim=1)  # (B,)
-            t = text.cumsum(dim=1).float()  # (B, L): at text token t, its number
-            m = t[:, -1:].clamp(min=1)  # (B, 1)
-            counted = text & valid[:, None]
+            has_image, has_text = (per_sample(torch.any, mask, layout.spans) for mask in (layout.image, text))
+            valid = has_image & has_text  # (N,)
+            t, m = (numbers.float() for numbers in number_text(text, layout.spans))
+            m = m.clamp(min=1)
+            counted = text & of_each_position(valid, layout)
             # A weighting sees t >= 1 everywhere: one that is not finite at 0 (1/t, log t) must not reach other rows.
             omega = self._weigh(t.clamp(min=1), m)
             weights = torch.stack([omega / m, (1 / m).expand_as(t)]).masked_fill(~counted, 0.0)  # (2, B, L)
-            vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text)
-            return Text(vector, square, wide(weights).sum(dim=-1), valid)
+            vector, square = weighted_bag(inputs_embeds, weights, unit=self.estimator.unit_text, spans=layout.spans)
+            return Text(
+                vector, square, per_sample(torch.sum, wide(weights), layout.spans), valid, layout.spans is not None
+            )
 
     def anchor(self, last_hidden_state: Tensor, layout: SequenceLayout, text: Text) -> Tensor:
-        """S_n of each sample, float32 (B, d); zero, with no gradient, for samples that are not aligned.
+        """S_n of each sample, float32 (N, d); zero, with no gradient, for samples that are not aligned.
 
         Args:
-            last_hidden_state: (B, L, d) what the decoder returned, after its final norm; (1, L, d) for a shared row.
+            last_hidden_state: (B, L, d) what the decoder returned, after its final norm.
             layout: masks (B, L).
             text: of the same batch.
 
         Raises:
             LayoutError: the shapes do not fit each other.
         """
-        last_hidden_state = _shared(last_hidden_state, layout)
         width = text.vector.shape[-1]
         if last_hidden_state.ndim != 3 or last_hidden_state.shape != (*layout.shape, width):
             raise LayoutError(
                 f"last_hidden_state {tuple(last_hidden_state.shape)} does not fit the layout {tuple(layout.shape)} and "
                 f"embeddings of width {width}."
             )
-        anchors = last_image_state(last_hidden_state, layout.image).float()
+        anchors = last_image_state(last_hidden_state, layout.image, layout.spans).float()
         # An unaligned sample's row is whatever stands at position 0 (padding, perhaps NaN): cut its gradient too.
         return torch.where(text.valid[:, None], anchors, torch.zeros_like(anchors))
 
@@ -221,7 +249,8 @@ class AlignmentHead(nn.Module):
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""
         columns = [anchors, *text.vector, *text.square[..., None], *text.weight[..., None], text.valid[:, None]]
-        rows, _ = self._join(torch.cat([column.float() for column in columns], dim=1))  # (B, 3 d + 5) of all ranks
+        rows = torch.cat([column.float() for column in columns], dim=1)
+        rows, _ = self._join(rows, packed=text.packed)  # (B, 3 d + 5) of all ranks
         width = anchors.shape[1]
         anchors, first, second, rest = rows.split([width, width, width, 5], dim=1)
         square, weight = rest[:, 0:2].T, rest[:, 2:4].T

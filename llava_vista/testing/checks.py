@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from ..config import VistaConfig
 from .case import Case, Skipped
 
 CHECKS: dict[str, Callable[[Case], None]] = {}
+#: Where one of these fails, no other can hold.
+OF_THE_LAYOUT = ("text_embeddings", "text_order", "image_rows")
 
 
 def _check(function: Callable[[Case], None]) -> Callable[[Case], None]:
@@ -90,14 +93,14 @@ def _difference(wanted: list[int], found: list[int]) -> set[int]:
 
 @_check
 def image_rows(case: Case) -> None:
-    """Check that image positions hold image features: no rows of the embedding table, no padding."""
+    """Check that image positions hold image features: no padding, rows of the embedding table as separators only."""
     seen = case.see()
     _require(bool(seen.layout.image.any()), "no image position was found; the batch needs an image")
     _require(not bool((seen.layout.image & seen.layout.text).any()), "a position is both image and text")
     image = seen.embeds[seen.layout.image].detach()  # (N, d)
     distance = torch.cdist(image, seen.input_rows).amin(dim=1)
     copies = int((distance == 0).sum())
-    _require(copies == 0, f"{copies} of {len(image)} image positions hold an embedding of a token")
+    _require(2 * copies <= len(image), f"{copies} of {len(image)} image positions hold an embedding of a token")
     _require(bool((image.norm(dim=1) > 0).all()), "an image position holds zeros, as padding does")
 
 
@@ -247,20 +250,30 @@ def deep_copy(case: Case) -> None:
 def save_and_load(case: Case) -> None:
     """Check that an attached model saves and loads as the plain one does."""
     model = case.model()
-    keys, plain = list(model.state_dict()), case.loss(model).detach()
-    handle = attach(model)
-    _require(list(model.state_dict()) == keys, "attaching changed the keys of the state dict")
+    keys = list(model.state_dict())
     if not hasattr(model, "save_pretrained"):
+        reloaded = None
+    else:
+        try:
+            # Hosts load their vision tower later, or make it again: what a plain model comes back as counts.
+            reloaded = _reloaded_loss(case, model)
+        except Exception as error:
+            raise Skipped(f"the host's own model does not run after from_pretrained: {error}") from error
+    handle = attach(model)
+    try:
+        _require(list(model.state_dict()) == keys, "attaching changed the keys of the state dict")
+        if reloaded is None:
+            raise Skipped("state dict only: the model has no save_pretrained")
+        _require(torch.equal(_reloaded_loss(case, model), reloaded), "the loaded model's loss is not the plain one")
+    finally:
         handle.detach()
-        raise Skipped("state dict only: the model has no save_pretrained")
+
+
+def _reloaded_loss(case: Case, model: nn.Module) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)  # type: ignore[operator]
-        handle.detach()
-        try:
-            loaded = type(model).from_pretrained(folder)  # type: ignore[attr-defined]
-        except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise Skipped(f"state dict only: the host's own from_pretrained fails: {error}") from error
-    _require(torch.equal(case.loss(loaded.train()).detach(), plain), "the loaded model's loss is not the plain one")
+        torch.manual_seed(0)  # for what the checkpoint does not hold
+        return case.loss(type(model).from_pretrained(folder).train()).detach()  # type: ignore[attr-defined]
 
 
 @_check
@@ -272,9 +285,12 @@ def gradient_checkpointing(case: Case) -> None:
     handle = attach(model)
     loss, plain = case.gradients(model)
     handle.detach()
-    for reentrant in (False, True):
+    # Up to transformers 4.34, and in hosts that override it, the method takes no options.
+    takes_options = bool(inspect.signature(model.gradient_checkpointing_enable).parameters)  # type: ignore[arg-type]
+    for reentrant in (False, True) if takes_options else (True,):
         model = case.model()
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})  # type: ignore[operator]
+        options = ({"use_reentrant": reentrant},) if takes_options else ()
+        model.gradient_checkpointing_enable(*options)  # type: ignore[operator]
         if reentrant:
             model.enable_input_require_grads()  # type: ignore[operator]
         handle = attach(model)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import VistaError
 from .case import Case, Skipped
-from .checks import CHECKS
+from .checks import CHECKS, OF_THE_LAYOUT
 
 
 class ConformanceError(VistaError, AssertionError):
@@ -43,7 +43,7 @@ def check_adapter(
         skip: names of checks that the host itself cannot pass; they are listed as skipped.
 
     Returns:
-        One outcome per check.
+        One outcome per check. A cause is reported once: what cannot hold beside it is skipped.
 
     Raises:
         ConformanceError: at least one check failed; the message lists all that did.
@@ -52,11 +52,15 @@ def check_adapter(
     unknown = set(skip) - set(CHECKS)
     if unknown:
         raise ValueError(f"no check is named {', '.join(sorted(unknown))}; there are: {', '.join(CHECKS)}.")
-    outcomes = []
+    outcomes: list[Outcome] = []
     case = Case(build_model, build_batch)
     for name, check in CHECKS.items():
         if name in skip:
             outcomes.append(Outcome(name, "skipped", "asked for"))
+            continue
+        wrong = next((one.check for one in outcomes if one.result == "failed" and one.check in OF_THE_LAYOUT), None)
+        if wrong is not None and name not in OF_THE_LAYOUT:
+            outcomes.append(Outcome(name, "skipped", f"not run: the layout is wrong, see {wrong}"))
             continue
         try:
             check(case)
@@ -65,7 +69,9 @@ def check_adapter(
             outcomes.append(Outcome(name, "skipped", str(reason)))
         except Exception as error:  # noqa: BLE001  (a host may raise anything)
             kind = "" if isinstance(error, (VistaError, AssertionError)) else f"{type(error).__name__}: "
-            outcomes.append(Outcome(name, "failed", f"{kind}{error}"))
+            words = f"{kind}{error}"
+            first = next((one.check for one in outcomes if one.words == words), None)
+            outcomes.append(Outcome(name, "skipped", f"as {first}") if first else Outcome(name, "failed", words))
     failed = [outcome for outcome in outcomes if outcome.result == "failed"]
     if failed:
         raise ConformanceError(

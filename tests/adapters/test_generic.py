@@ -10,7 +10,7 @@ from merging_host import Merging, Scattering, batch_for, config
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from llava_vista import Adapter, LayoutError, UnsupportedModelError, attach, register_adapter
+from llava_vista import Adapter, LayoutError, RegistryError, UnsupportedModelError, attach, register_adapter
 from llava_vista.adapters import ADAPTERS, find_adapter
 from llava_vista.testing import ConformanceError, check_adapter
 
@@ -26,7 +26,7 @@ def test_unknown_models_that_do_as_known_ones(cls: type) -> None:
     check_adapter(builder(cls), lambda: batch_for(cls))
     handle = attach(model.train())
     model(**batch_for(cls)).loss.backward()
-    assert handle.observer._check is None  # the first batch was checked, and found right
+    assert list(handle.observer._check._left.values()) == [0]  # the first batch was checked, and found right
     assert not model.get_input_embeddings()._forward_hooks
     handle.detach()
 
@@ -87,7 +87,7 @@ def test_scaled_embeddings_and_noise_pass() -> None:
     )
     handle = attach(model)
     model(**batch_for(Scattering))
-    assert handle.observer._check is None
+    assert list(handle.observer._check._left.values()) == [0]
     handle.detach()
 
 
@@ -201,7 +201,7 @@ class Stubborn(Scattering):
     ("cls", "checks"),
     [
         (WithPositions, ["text_embeddings"]),
-        (Reordered, ["text_order: failed (the merge method returned the text tokens of row"]),
+        (Reordered, ["the merge method returned the text tokens of row"]),
         (Forgetful, ["image_rows: failed (an image position holds zeros"]),
         (NoFeatures, ["image_rows: failed (12 of 12 image positions hold an embedding of a token"]),
         (Stubborn, ["weight_zero: failed (loss", "term_in_loss_and_gradients: failed (loss: off by"]),
@@ -212,6 +212,64 @@ def test_the_kit_says_in_words_what_failed(cls: type, checks: list[str]) -> None
         check_adapter(builder(cls), lambda: batch_for(cls))
     for check in checks:
         assert check in str(error.value)
+
+
+@pytest.mark.parametrize("cls", [Reordered, NoFeatures, MergingWithPositions])
+def test_the_kit_reports_a_cause_once(cls: type) -> None:
+    with pytest.raises(ConformanceError, match="1 of 13 checks failed") as error:
+        check_adapter(builder(cls), lambda: batch_for(cls))
+    assert len(str(error.value).splitlines()) == 2
+
+
+class DelayedTower(Merging):
+    """What `from_pretrained` returns does not run until the host loads the rest."""
+
+    is_complete = False
+
+    def features(self, images):
+        if not self.is_complete:
+            raise AttributeError("vision tower is not loaded")
+        return super().features(images)
+
+    def gradient_checkpointing_enable(self):
+        super().gradient_checkpointing_enable({"use_reentrant": True})
+
+
+class Separators(Merging):
+    """The last row of each image is an embedding of a token, as newline tokens in VILA."""
+
+    def features(self, images):
+        rows = super().features(images)
+        return torch.cat([rows[:, :-1], self.embed(torch.full((len(rows), 1), 3))], dim=1)
+
+
+def complete(cls: type) -> nn.Module:
+    model = cls(config())
+    model.is_complete = True
+    return model
+
+
+def test_what_hosts_may_do_is_no_failure() -> None:
+    outcomes = check_adapter(lambda: complete(DelayedTower), lambda: batch_for(Merging))
+    assert [one.check for one in outcomes if one.result != "ok"] == ["save_and_load"]
+    assert "does not run after from_pretrained: vision tower is not loaded" in str(outcomes)
+    check_adapter(builder(Separators), lambda: batch_for(Merging))
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ({"merge_metod": "embed"}, "merge_metod means nothing. Did you mean merge_method?"),
+        ({"classes": "my.Class"}, "a tuple of qualified names was expected"),
+        ({"classes": ("Class",)}, "a tuple of qualified names was expected"),
+        ({"merge_returns": {3: ("input_embeds", "mask", "labels")}}, "3 names were expected, 'inputs_embeds'"),
+        ({"merge_returns": {4: ("inputs_embeds", "mask", "labels")}}, "4 names were expected"),
+    ],
+)
+def test_typing_errors_in_a_sheet_are_named(sheet: dict, message: str) -> None:
+    with pytest.raises(RegistryError) as error:
+        register_adapter("typo")(type("Typo", (Adapter,), sheet))
+    assert message in str(error.value) and "typo" not in ADAPTERS
 
 
 def test_a_check_can_be_left_out() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from native_models import FAMILIES, LLAVA, takes_expanded
+from native_models import FAMILIES, LLAVA
 from transformers import Trainer, TrainingArguments
 
 from llava_vista import LayoutError, VistaConfig, attach, install, uninstall
@@ -106,19 +106,6 @@ def test_bf16(tmp_path) -> None:
     record = trainer.state.log_history[0]
     assert record["vista_aligned_samples"] == 2
     assert float(record["loss"]) == pytest.approx(record["ce_loss"] + record["vista_loss"], abs=2e-2)
-
-
-def test_packing_is_refused() -> None:
-    family = FAMILIES[LLAVA]
-    # where only the old way exists, it makes its own positions for images
-    batch = family.batch((1,) if takes_expanded(LLAVA) else (0,))
-    model = family.build().train()
-    handle = attach(model)
-    length = batch["input_ids"].shape[1]
-    positions = torch.arange(length)[None] % (length // 2)
-    with pytest.raises(LayoutError, match="position_ids that start again within a row: several samples are packed"):
-        model(**{key: value for key, value in batch.items() if value.numel()}, position_ids=positions)
-    handle.detach()
 
 
 def test_embeddings_instead_of_ids_are_refused() -> None:

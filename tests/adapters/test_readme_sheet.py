@@ -32,4 +32,4 @@ def test_the_sheet_is_found_and_used() -> None:
 def test_the_table_names_what_there_is() -> None:
     named = re.findall(r"^\| `(\w+)(?:\(\w+\))?` \|", TEXT, re.MULTILINE)
     public = {name for name in vars(Adapter) if not name.startswith("_")} - {"name", "fallback", "merges"}
-    assert len(named) == 8 and set(named) == public
+    assert len(named) == 9 and set(named) == public

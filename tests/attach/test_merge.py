@@ -10,7 +10,8 @@ from tiny_llava import IGNORE, IMAGE_TOKEN, PATCHES, VOCABULARY
 
 from llava_vista import LayoutError, attach
 from llava_vista.adapters import find_adapter
-from llava_vista.attach.merge import merge
+from llava_vista.attach.merge import Merger
+from llava_vista.attach.observation import Observer, Recorder
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -87,7 +88,7 @@ def test_layout_equals_reconstruction_over_random_batches(make_model) -> None:
         arguments = (ids, None, mask, None, labels, images)
         with torch.no_grad():
             plain = inner.prepare_inputs_labels_for_multimodal(*arguments)
-            ours, layout, *_ = merge(adapter, inner.prepare_inputs_labels_for_multimodal, arguments, {}, check=True)
+            ours, layout, *_ = Merger(adapter, inner)(inner.prepare_inputs_labels_for_multimodal, arguments, {})
         # the host gets back what it would have got
         for mine, theirs in zip(ours, plain, strict=True):
             assert (mine is None) == (theirs is None)
@@ -112,33 +113,96 @@ def test_generation_and_text_batches_pass_through(make_model) -> None:
     method = inner.prepare_inputs_labels_for_multimodal
     ids = torch.randint(3, VOCABULARY, (2, 6))
     labels = ids.clone()
-    result, layout, *_ = merge(
-        adapter, method, (ids, None, None, None, None, torch.randn(2, 3, 16, 16)), {}, check=True
-    )
+    merge = Merger(adapter, inner)
+    result, layout, *_ = merge(method, (ids, None, None, None, None, torch.randn(2, 3, 16, 16)), {})
     assert layout is None
     assert result[5] is None
-    result, layout, *_ = merge(adapter, method, (ids, None, None, None, labels, None), {}, check=True)
+    result, layout, *_ = merge(method, (ids, None, None, None, labels, None), {})
     assert layout is None
     assert result[5] is labels
     assert result[0] is ids
     assert result[2] is None
 
 
-def test_returned_shape_not_understood_stops(make_model, monkeypatch) -> None:
+def call(model, ids):
+    return model(input_ids=ids, labels=ids.clone(), images=torch.randn(1, 3, 16, 16))
+
+
+def test_values_that_no_sheet_names_are_found(make_model, monkeypatch) -> None:
+    """Another number, in another order, with decoys of the same shapes."""
+    model = make_model()
+    ids = torch.tensor([[5, IMAGE_TOKEN, 7, 8]])
+    torch.manual_seed(0)
+    handle = attach(model)
+    call(model, ids)
+    expected = handle.metrics()
+    handle.detach()
+    original = type(model).prepare_inputs_labels_for_multimodal
+
+    def nine(self, input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes=None):
+        if labels is None:
+            return original(self, input_ids, position_ids, attention_mask, past_key_values, labels, images)
+        ids, positions, mask, past, embeds, labels = original(
+            self, input_ids, position_ids, attention_mask, past_key_values, labels, images
+        )
+        counted = torch.arange(embeds.shape[1])[None]
+        return labels, [embeds[..., :3]], embeds, mask, counted, past, torch.zeros_like(embeds)[..., :7], positions, ids
+
+    def forward(self, input_ids=None, labels=None, images=None):
+        labels, _, embeds, mask, *_ = self.prepare_inputs_labels_for_multimodal(
+            input_ids, None, None, None, labels, images
+        )
+        return super(type(self), self).forward(inputs_embeds=embeds, attention_mask=mask, labels=labels)
+
+    monkeypatch.setattr(type(model), "prepare_inputs_labels_for_multimodal", nine)
+    monkeypatch.setattr(type(model), "forward", forward)
+    torch.manual_seed(0)
+    handle = attach(model)
+    call(model, ids)
+    assert handle.metrics() == pytest.approx(expected, abs=1e-6)
+    handle.detach()
+    assert type(model).__dict__["prepare_inputs_labels_for_multimodal"] is nine
+
+
+@pytest.mark.parametrize("value", ["embeds", "mask", "positions", "labels"])
+def test_a_merge_that_depends_on_the_labels_is_named(make_model, monkeypatch, value: str) -> None:
+    """After the refusal the host has what it would have without VISTA, random numbers included."""
     model = make_model()
     original = type(model).prepare_inputs_labels_for_multimodal
 
-    def seven(self, input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes=None):
-        result = original(self, input_ids, position_ids, attention_mask, past_key_values, labels, images)
-        return (*result, "surprise")
+    def reading(self, input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes=None):
+        values = list(original(self, input_ids, position_ids, attention_mask, past_key_values, labels, images))
+        if labels is not None:
+            torch.rand(1)
+            positions, supervised = torch.arange(values[4].shape[1])[None], int((labels == IGNORE).sum())
+            values[1] = (positions + (value == "positions") * supervised) % values[4].shape[1]
+            values[2] = torch.ones_like(positions) - (value == "mask") * (positions < supervised).long()
+            values[4] = values[4] * (1 + 0.01 * (value == "embeds") * supervised)
+            values[5] = torch.where(values[5] == labels.max(), IGNORE, values[5]) if value == "labels" else values[5]
+        return tuple(values)
 
-    monkeypatch.setattr(type(model), "prepare_inputs_labels_for_multimodal", seven)
-    handle = attach(model)
+    monkeypatch.setattr(type(model), "prepare_inputs_labels_for_multimodal", reading)
     ids = torch.tensor([[5, IMAGE_TOKEN, 7, 8]])
-    with pytest.raises(LayoutError, match=r"returned 7 values; understood are tuples of 5 or 6 values"):
-        model(input_ids=ids, labels=ids.clone(), images=torch.randn(1, 3, 16, 16))
+    labels = torch.where(torch.arange(4) < 2, IGNORE, ids)
+
+    def run():
+        torch.manual_seed(0)
+        return model(input_ids=ids, labels=labels, images=torch.ones(1, 3, 16, 16)).loss.item(), torch.rand(1).item()
+
+    plain = run()
+    handle = attach(model, add_to_loss=False)
+    name = {"embeds": "inputs_embeds", "mask": "attention_mask", "positions": "position_ids"}.get(value)
+    message = f"another {name} .* It reads the values of labels" if name else "in the place of tokens 8"
+    with pytest.raises(LayoutError, match=message):
+        run()
+        handle.loss()
     handle.detach()
-    assert type(model).__dict__["prepare_inputs_labels_for_multimodal"] is seven
+    assert run() == plain
+    recorder = Recorder()
+    observer = Observer(model, recorder)
+    assert run() == plain
+    observer.remove()
+    assert recorder.last.problem is not None
 
 
 def test_reordered_text_stops(make_model, monkeypatch) -> None:
@@ -152,25 +216,13 @@ def test_reordered_text_stops(make_model, monkeypatch) -> None:
     monkeypatch.setattr(type(model), "prepare_inputs_labels_for_multimodal", backwards)
     adapter, inner = find_adapter(model)
     ids = torch.tensor([[5, IMAGE_TOKEN, 7, 8]])
+    arguments = (ids, None, None, None, ids, torch.randn(1, 3, 16, 16))
     # a wrapper with *args keeps no parameter names: nothing can be coded, and nothing is claimed
-    _, layout, *_ = merge(
-        adapter,
-        inner.prepare_inputs_labels_for_multimodal,
-        (ids, None, None, None, ids, torch.randn(1, 3, 16, 16)),
-        {},
-        check=True,
-    )
-    assert layout is None
+    assert Merger(adapter, inner)(inner.prepare_inputs_labels_for_multimodal, arguments, {}).layout is None
 
     def named(self, input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes=None):
         return backwards(self, input_ids, position_ids, attention_mask, past_key_values, labels, images)
 
     monkeypatch.setattr(type(model), "prepare_inputs_labels_for_multimodal", named)
-    with pytest.raises(LayoutError, match="out of order or twice"):
-        merge(
-            adapter,
-            inner.prepare_inputs_labels_for_multimodal,
-            (ids, None, None, None, ids, torch.randn(1, 3, 16, 16)),
-            {},
-            check=True,
-        )
+    merged = Merger(adapter, inner)(inner.prepare_inputs_labels_for_multimodal, arguments, {})
+    assert merged.layout is None and "out of order or twice" in str(merged.problem)

@@ -33,13 +33,15 @@ def test_whole_sequences_pass() -> None:
         ({"packing": True, "neat_packing": False}, True),  # LLaMA-Factory's
         ({"packing": True, "neat_packing": True}, False),
         ({"packing": None, "neat_packing": False}, False),
-        ({"packing": True}, False),  # TRL and ms-swift mark where each sample begins
+        ({"packing": True}, False),  # ms-swift marks where each sample begins
+        ({"packing": True, "packing_strategy": "bfd"}, False),  # TRL
+        ({"packing": True, "packing_strategy": "wrapped"}, True),
     ],
 )
 def test_packing_without_a_mark_is_refused(arguments: dict, refused: bool) -> None:
     made = [SimpleNamespace(output_dir="x"), SimpleNamespace(**arguments)]
     if refused:
-        with pytest.raises(AttachError, match="Set neat_packing: true, or packing: false"):
+        with pytest.raises(AttachError, match=r"where each begins.*or train without packing"):
             refuse_unmarked_packing(made)
     else:
         refuse_unmarked_packing(made)

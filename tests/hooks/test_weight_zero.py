@@ -174,3 +174,31 @@ def test_what_would_stop_a_training_is_one_warning(tmp_path: Path, monkeypatch, 
     with pytest.raises(ConfigError, match="do not agree"):
         trainer.train()
     assert trainer.callback_handler.callbacks == before
+
+
+@pytest.mark.parametrize(
+    "options", [{"config": VistaConfig(weight=0.0)}, {"add_to_loss": False}], ids=["0", "observed"]
+)
+def test_an_observer_in_an_own_loop_stops_nothing(options: dict, caplog) -> None:
+    """A training forward without labels, and a host that calls the decoder's forward past its hooks."""
+    model, batch = build().train(), collate([Rows().rows[0]])
+    expected = model(**batch).loss
+    handle = attach(model, **options)
+    assert torch.equal(model(**batch).loss, expected)
+    assert model(input_ids=batch["input_ids"].clamp(min=0), labels=None).loss is None
+    with caplog.at_level("WARNING", logger="llava_vista"):
+        model.model = _Bypass(model.model)
+        assert torch.equal(model(**batch).loss, expected)
+    assert "VISTA observes nothing in such a forward" in caplog.text
+    handle.detach()
+
+
+class _Bypass(torch.nn.Module):
+    """Calls the decoder's forward, where no hook fires."""
+
+    def __init__(self, decoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.decoder, self.embed_tokens = decoder, decoder.embed_tokens
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return type(self.decoder).forward(self.decoder, *args, **kwargs)

@@ -6,6 +6,7 @@ import torch
 from cpu_ranks import leave
 
 from llava_vista import SequenceLayout, VistaConfig
+from llava_vista.layout import Span
 from llava_vista.objective import AlignmentHead
 
 
@@ -27,10 +28,16 @@ def make_batch(
 def main() -> None:
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    head = AlignmentHead(VistaConfig(method="infonce")).train()
     # (all rows, rows of rank 0, images on rank 1): equal parts first, which fixes the capacity; then other cases
     steps = [(6, 3, True), (5, 3, True), (6, 3, False), *[(6, 3, False)] * 3, (4, 2, True)]
-    for step, (batch, first, images) in enumerate(steps):
+    several = [(step, *sizes, False) for step, sizes in enumerate(steps)]
+    # packed into one row a rank, and growing
+    several += [
+        (step, *sizes, True) for step, sizes in enumerate([(5, 2, True), (9, 6, True), (9, 2, False), (3, 1, True)])
+    ]
+    heads = {packed: AlignmentHead(VistaConfig(method="infonce")).train() for packed in (False, True)}
+    for step, batch, first, images, packed in several:
+        head = heads[packed]
         embeds, hidden, kind = make_batch(step, batch)
         if not images:
             kind[first:] = kind[first:].clamp(max=0)
@@ -44,6 +51,11 @@ def main() -> None:
             # the decoder was called without embeddings, as hosts do with a batch without images
             terms = head.align(*head.nothing(mine[1]))
             mine[0].grad = torch.zeros_like(mine[0])
+        elif packed:
+            spans = tuple(Span(0, 12 * sample, 12 * sample + 12) for sample in range(len(kind[part])))
+            flat = kind[part].flatten()[None]
+            rows = [tensor.flatten(0, 1)[None] for tensor in mine]
+            terms = head(*rows, SequenceLayout(flat == 0, flat == 1, spans=spans))
         else:
             terms = head(*mine, SequenceLayout(kind[part] == 0, kind[part] == 1))
         terms.loss.backward()

@@ -232,14 +232,23 @@ def build_qwen3_vl() -> torch.nn.Module:
     return build_qwen("Qwen3VLForConditionalGeneration", {"head_dim": 16}, vision, nested=True)
 
 
+def build_glm4v() -> torch.nn.Module:
+    vision = {
+        "hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 32, "image_size": 16, "in_channels": 3,
+    }  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    text = {"head_dim": 16, "pad_token_id": PAD, "rope_parameters": rope}
+    return build_qwen("Glm4vForConditionalGeneration", text, vision, nested=True)
+
+
 def qwen_batch(name: str, images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     """16x16 images: a 4x4 grid of patches, merged 2x2 into 4 rows between start and end tokens.
 
-    Rows without images have a video of one grid, but for Qwen2-VL, whose row stays text.
+    Rows without images have a video of one grid, but for Qwen2-VL and GLM-4V, whose row stays text.
     """
     count, videos = sum(images), images.count(0)
     inputs = rows([START, *[IMAGE] * 4, END], images, seed)
-    if videos and name != "Qwen2VLForConditionalGeneration":
+    if videos and name not in ("Qwen2VLForConditionalGeneration", "Glm4vForConditionalGeneration"):
         inputs = with_videos(inputs, images, [START, *[VIDEO] * 4, END])
         inputs["pixel_values_videos"] = pixels(seed + 1, videos * 16, 3 * 2 * 4 * 4)
         inputs["video_grid_thw"] = torch.tensor([[1, 4, 4]] * videos)
@@ -334,6 +343,7 @@ def idefics3_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
 
 QWEN = {f"{name}ForConditionalGeneration": build for name, build in (
     ("Qwen2VL", build_qwen2_vl), ("Qwen2_5_VL", build_qwen2_5_vl), ("Qwen3VL", build_qwen3_vl),
+    ("Glm4v", build_glm4v),
 )}  # fmt: skip
 ALL = {
     LLAVA: Family(build_llava, llava_batch),
