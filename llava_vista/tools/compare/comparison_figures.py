@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
 from statistics import fmean
@@ -11,8 +12,9 @@ from ..kit.plots import curve_style, new_figure, to_bytes
 from ..kit.training_folder import TrainingRun, common_steps
 from .comparison import Comparison
 from .comparison_report import CURVES, format_number, row_label
+from .run_directories import Arm
 from .score_rows import ScoreRow
-from .training_comparison import ARMS, VISTA_TERMS, TrainingComparison
+from .training_comparison import CHANCE, VISTA_TERMS
 
 _POINT_COLOR, _LINE_COLOR, _PUBLISHED_COLOR = (curve_style(index)["color"] for index in (1, 0, 3))
 #: A longer log is smoothed to about so many independent points.
@@ -26,8 +28,8 @@ def draw_figures(comparison: Comparison, kind: str = "svg") -> dict[str, bytes]:
         MissingExtraError: matplotlib is not installed.
     """
     figures = {}
-    if comparison.training is not None:
-        figures[CURVES] = _training_figure(comparison.training, kind)
+    if comparison.trainings:
+        figures[CURVES] = _training_figure(comparison, kind)
     for harness in comparison.scores.harnesses():
         rows = comparison.scores.headline_rows(harness)
         if rows:
@@ -35,39 +37,51 @@ def draw_figures(comparison: Comparison, kind: str = "svg") -> dict[str, bytes]:
     return figures
 
 
-def _training_figure(training: TrainingComparison, kind: str) -> bytes:
-    """Draw the cross-entropy of both arms, their difference, and VISTA's own terms, over optimizer steps."""
-    arms = (training.baseline, training.vista)
-    runs = [*training.baseline, *training.vista]
-    steps = [] if training.refusals else common_steps(runs)
-    terms = [key for key in VISTA_TERMS if any(run.series(key)[0] for run in runs)]
-    panels = 1 + bool(steps) + len(terms)
+def _training_figure(comparison: Comparison, kind: str) -> bytes:
+    """Draw the cross-entropy of all arms, its difference to the baseline's, and VISTA's terms, over optimizer steps."""
+    arms = [arm for arm in comparison.arms if arm.trainings]
+    refused = {training.arm for training in comparison.trainings if training.refusals}
+    differences = [(at, steps, values) for at, arm in enumerate(arms) if at and arm.name not in refused
+                   for steps, values in [_difference(arms[0].trainings, arm.trainings)] if steps]  # fmt: skip
+    terms = [key for key in VISTA_TERMS if any(run.series(key)[0] for arm in arms for run in arm.trainings)]
+    panels = 1 + bool(differences) + len(terms)
     with new_figure(8.5, 1.2 + 2.3 * panels) as figure:
         axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
         width = _draw_arms(axes[0], arms, "ce_loss")
         smoothed = f" (running mean of {width} records)" if width > 1 else ""
-        axes[0].set_title("NOT A COMPARISON OF VISTA" if training.refusals else f"Training curves{smoothed}")
+        title = f"NOT A COMPARISON OF VISTA: {', '.join(sorted(refused))}" if refused else f"Training curves{smoothed}"
+        axes[0].set_title(title)
         axes[0].set_ylabel("cross-entropy\n(nats per token)")
-        if steps:
-            means = [_mean_over_runs(arm, "ce_loss", steps) for arm in arms]
-            difference, width = _smooth([after - before for before, after in zip(*means, strict=True)])
+        for at, steps, values in differences:
+            smooth, width = _smooth(values)
             axes[1].axhline(0, color="#888888", linewidth=0.8)
             stride = max(1, width // 4)
-            axes[1].plot(steps[::stride], difference[::stride], color=_LINE_COLOR, linewidth=1.4)
-            axes[1].set_ylabel("cross-entropy,\nVISTA - baseline")
+            axes[1].plot(steps[::stride], smooth[::stride], linewidth=1.4, **curve_style(at))
+            axes[1].set_ylabel("cross-entropy,\nchange to baseline")
         for axis, key in zip(axes[panels - len(terms) :], terms, strict=True):
             _draw_arms(axis, arms, key)
-            axis.set_ylabel(VISTA_TERMS[key])
+            axis.set_ylabel(_wrapped(VISTA_TERMS[key]))
+            if key == "vista_own_first":
+                _draw_arm(axis, arms[-1].trainings, CHANCE, "chance", {"color": "#888888", "linestyle": "-"})
+                axis.legend()
         axes[-1].set_xlabel("optimizer step")
         return to_bytes(figure, kind)
 
 
-def _draw_arms(axis: Any, arms: Sequence[Sequence[TrainingRun]], key: str) -> int:
-    """Draw both arms in one panel; a plain baseline has none of VISTA's terms. Returns the width of the mean."""
-    widths = [
-        _draw_arm(axis, runs, key, name, curve_style(at))
-        for at, (name, runs) in enumerate(zip(ARMS, arms, strict=True))
-    ]
+def _wrapped(label: str) -> str:
+    return "\n".join(textwrap.wrap(label, 24))
+
+
+def _difference(baseline: Sequence[TrainingRun], runs: Sequence[TrainingRun]) -> tuple[list[int], list[float]]:
+    """Return the steps that all runs have, and the change of the mean cross-entropy there."""
+    steps = common_steps([*baseline, *runs])
+    before, after = (_mean_over_runs(arm, "ce_loss", steps) for arm in (baseline, runs))
+    return steps, [new - old for old, new in zip(before, after, strict=True)]
+
+
+def _draw_arms(axis: Any, arms: Sequence[Arm], key: str) -> int:
+    """Draw all arms in one panel; a plain baseline has none of VISTA's terms. Returns the width of the mean."""
+    widths = [_draw_arm(axis, arm.trainings, key, arm.name, curve_style(at)) for at, arm in enumerate(arms)]
     axis.legend()
     return max(widths)
 
@@ -106,12 +120,13 @@ def _smooth(values: Sequence[float]) -> tuple[list[float], int]:
 def _changes_figure(rows: Sequence[ScoreRow], kind: str) -> bytes:
     """Draw each number's change with its 95% interval and the released changes: a panel for each unit."""
     panels = {unit: [row for row in rows if row.unit == unit] for unit in dict.fromkeys(row.unit for row in rows)}
+    keys = list(dict.fromkeys((row.task, row.metric) for row in rows))  # the arms of a task beside each other
     settings = {"axes.grid.axis": "x", "legend.fontsize": 8.5, "ytick.labelsize": 8.5}
     with new_figure(8.5, 0.9 + 0.7 * len(panels) + 0.42 * len(rows), settings) as figure:
         heights = [len(members) + 0.4 for members in panels.values()]
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axis, (unit, members) in zip(axes, panels.items(), strict=True):
-            _draw_changes(axis, members)
+            _draw_changes(axis, sorted(members, key=lambda row: keys.index((row.task, row.metric))))
             axis.set_xlabel(f"change with VISTA ({'percentage points' if unit == '%' else unit})")
         axes[0].set_title(rows[0].harness)
         entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -135,7 +150,11 @@ def _draw_changes(axis: Any, rows: Sequence[ScoreRow]) -> None:
         for name, marker in (("l2", "x"), ("cosine", "+")) if published else ():
             known = published[name] - published["baseline"]
             axis.plot(known, at + 0.28, marker, color=_PUBLISHED_COLOR, markersize=8, label=f"published, {name}")
-    axis.set_yticks(range(len(rows)), [f"{row_label(row)}\n{_from_to(row)}" for row in rows])
+    several = len({row.arm for row in rows}) > 1
+    axis.set_yticks(
+        range(len(rows)),
+        [f"{row_label(row)}{f', {row.arm}' if several else ''}\n{_from_to(row)}" for row in rows],
+    )
     axis.set_ylim(len(rows) - 0.5, -0.5)
 
 

@@ -76,7 +76,7 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
 def _score(
     task: str, metric: str, value: str | float, count: str | int | None = None, **options: Any
 ) -> tuple[ScoreKey, Score]:
-    options = {"main": True, "percent": True, **options}
+    options = {"main": True, "unit": "%", **options}
     number = None if count is None else int(count)
     return ScoreKey(LLAVA_SCRIPTS, task, metric), Score(float(value), True, {}, number, **options)
 
@@ -96,7 +96,7 @@ def _printed(text: str, folder: Path) -> Iterator[tuple[ScoreKey, Score]]:
     for experiment, count, accuracy in _TEXTVQA.findall(text):
         yield _score(_textvqa_task(folder, experiment.strip()), "accuracy", accuracy, count)
     for part, total in _MME.findall(text):
-        yield _score(f"MME {part.lower()}", "total score", total, percent=False)
+        yield _score(f"MME {part.lower()}", "total score", total, unit="points")
     for _, _, accuracy in _GQA.findall(text):
         yield _score("GQA testdev_balanced", "accuracy", accuracy)
     for count, accuracy, with_images in _SCIENCEQA.findall(text):

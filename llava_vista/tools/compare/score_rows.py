@@ -1,7 +1,8 @@
-"""One line of a table: a number of both arms, their change, and how certain it is."""
+"""One line of a table: a number of the baseline and of another arm, the change, and how certain it is."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +16,26 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 SEEDS, QUESTIONS = "seeds", "questions"
 _IN_JSON = (
-    *("harness", "task", "metric", "unit", "main", "higher_is_better", "questions", "baseline", "vista", "change"),
+    *(
+        "arm",
+        "harness",
+        "task",
+        "metric",
+        "unit",
+        "main",
+        "higher_is_better",
+        "questions",
+        "baseline",
+        "vista",
+        "change",
+    ),
     *("relative_change", "better", "interval_95", "p", "p_holm", "test", "noise", "verdict", "published", "notes"),
 )
 
 
 @dataclass(eq=False)
 class ScoreRow:
-    """A number of both arms, one value per run, in ``unit``.
+    """A number of the baseline and of ``arm``, one value per run, in ``unit``.
 
     Attributes:
         questions: how many the number is computed from.
@@ -51,6 +64,7 @@ class ScoreRow:
     noise: str | None = None
     notes: list[str] = field(default_factory=list)
     paired: Paired | None = field(default=None, repr=False)
+    arm: str = "VISTA"
 
     @property
     def change(self) -> float:
@@ -79,12 +93,17 @@ class ScoreRow:
         return adjusted < LEVEL and not self.interval_95[0] <= 0 <= self.interval_95[1]
 
     @property
+    def is_same(self) -> bool:
+        """Whether no question has another score, which says little of other questions when there are few."""
+        return self.paired is not None and self.paired.is_unchanged()
+
+    @property
     def verdict(self) -> str:
         """The outcome in words, for tables."""
-        if self.is_significant is None:
-            return "n/a"
+        if self.is_same:
+            return "no question differs"
         if not self.is_significant:
-            return "equal" if self.interval_95 == (0, 0) else "not significant"
+            return "n/a" if self.is_significant is None else "not significant"
         return {True: "better", False: "worse", None: "higher" if self.change > 0 else "lower"}[self.better]
 
     def test_seeds(self, pairing: str | None) -> None:
@@ -105,7 +124,8 @@ class ScoreRow:
         from ..kit.statistics import bootstrap_interval, paired_test
 
         self.paired, self.noise = paired, QUESTIONS
-        self.interval_95 = bootstrap_interval(paired)
+        low, high = bootstrap_interval(paired)
+        self.interval_95 = None if math.isnan(low) else (low, high)
         self.p, self.test = paired_test(paired)
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
 from .json_files import BadFile, read_object
+from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
@@ -27,7 +28,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None."""
+    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None.
+
+    ``logged_arguments`` are the host's training arguments as TensorBoard's log has them.
+    """
 
     folder: Path
     state: dict[str, Any]
@@ -35,6 +39,7 @@ class TrainingRun:
     record: dict[str, Any] | None
     model_config: dict[str, Any] | None
     adapter_config: dict[str, Any] | None
+    logged_arguments: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -58,7 +63,7 @@ class TrainingRun:
 
     @property
     def seed(self) -> int | None:
-        seed = self.arguments.get("seed")
+        seed = (self.arguments or self.logged_arguments or {}).get("seed")
         return seed if isinstance(seed, int) else None
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
@@ -120,7 +125,8 @@ def recorded_seed(*folders: Path) -> int | None:
 def looks_like_training(folder: Path) -> bool:
     """Return whether a training wrote here, be it complete or not."""
     names = {path.name for path in folder.iterdir()}
-    return bool(names & {STATE_FILE, RUN_RECORD, "training_args.bin"}) or any(map(_CHECKPOINT.fullmatch, names))
+    known = names & {STATE_FILE, RUN_RECORD, "training_args.bin"}
+    return bool(known or event_files(folder)) or any(map(_CHECKPOINT.fullmatch, names))
 
 
 def read_training(folder: Path) -> TrainingRun:
@@ -128,14 +134,19 @@ def read_training(folder: Path) -> TrainingRun:
 
     Raises:
         BadFile: there is no usable log. Other bad files are in ``problems``.
+        MissingExtraError: the log is TensorBoard's, which is not installed.
     """
-    path = _state_path(folder)
-    if path is None:
+    path, written = _state_path(folder), None
+    if path is not None:
+        state = read_object(path)
+    elif events := event_files(folder):
+        path, written = events[-1], read_tensorboard(folder)
+        state = {"log_history": written.log_history}
+    else:
         raise BadFile(
-            f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N: the training did not reach its "
-            "first checkpoint, or the file was not copied along."
+            f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N, and no event file of "
+            "TensorBoard: the training did not reach its first checkpoint, or the file was not copied along."
         )
-    state = read_object(path)
     history = state.get("log_history")
     log = [
         record
@@ -145,7 +156,7 @@ def read_training(folder: Path) -> TrainingRun:
         and isinstance(record.get("step"), int)
     ]
     if not log:
-        raise BadFile(f"{path} has no training record (log_history with loss and step): was logging off?")
+        raise BadFile(f"{path} has no training record (loss and step): was logging off?")
     problems: list[str] = []
 
     def optional(name: str) -> dict[str, Any] | None:
@@ -169,8 +180,9 @@ def read_training(folder: Path) -> TrainingRun:
         state,
         log,
         record=None if reason else record,
-        model_config=optional("config.json"),
+        model_config=optional("config.json") or (written.model_config if written else None),
         adapter_config=optional("adapter_config.json"),
+        logged_arguments=written.arguments if written else None,
         problems=problems,
     )
 

@@ -74,8 +74,7 @@ def test_groups_of_runs(tmp_path, capsys) -> None:
     ("words", "message"),
     [
         (["compare"], "name a baseline and a VISTA run"),
-        (["compare", "{a}"], "expected two directories, got 1"),
-        (["compare", "{a}", "{b}", "{b}"], "expected two directories, got 3"),
+        (["compare", "{a}"], "name a baseline and a VISTA run"),
         (["compare", "{a}", "--baseline", "{b}", "--vista", "{b}"], "in one way only"),
         (["compare", "--baseline", "{a}"], "name a baseline and a VISTA run"),
         (["compare", "{a}", "nowhere"], "nowhere does not exist"),
@@ -104,8 +103,8 @@ def test_json_and_markdown(tmp_path, capsys) -> None:
     assert content["comparable"] is True and content["complete"] is True
     gqa = next(row for row in content["scores"] if row["task"] == "gqa")
     assert gqa["change"] == pytest.approx(10) and gqa["interval_95"][0] < 10 < gqa["interval_95"][1]
-    assert content["training"]["vista"][0]["curves"]["ce_loss"]["steps"][:3] == [1, 2, 3]
-    assert {check["status"] for check in content["training"]["settings"]} == {"same"}
+    assert content["arms"][1]["trainings"][0]["curves"]["ce_loss"]["steps"][:3] == [1, 2, 3]
+    assert {check["status"] for check in content["trainings"][0]["settings"]} == {"same"}
     markdown = paths[1].read_text()
     lines = markdown.splitlines()
     head = next(index for index, line in enumerate(lines) if line.startswith("| task | metric | unit | n |"))
@@ -119,10 +118,10 @@ def test_json_on_the_terminal_and_the_first_sentences_only(tmp_path, capsys) -> 
     assert cli.main(["compare", *folders, "--json", "-o", str(path)]) == 0
     out, err = capsys.readouterr()
     content = json.loads(out)
-    assert content["evaluations"]["vista"][0]["date"] == "20260101_120000" and f"written: {path}" in err
+    assert content["arms"][1]["evaluations"][0]["date"] == "20260101_120000" and f"written: {path}" in err
     assert cli.main(["compare", *folders, "--quiet"]) == 0
     assert capsys.readouterr().out.splitlines() == content["headlines"] == [
-        "Baseline against VISTA: trainings (1 and 1 runs), 2 evaluated tasks.",
+        "Baseline against VISTA: trainings (runs per arm: 1), 2 evaluated tasks.",
         "Of 1 tested headline numbers: 1 better (gqa +10.00). 1 could not be tested.",
     ]  # fmt: skip
     markdown = path.read_text()
