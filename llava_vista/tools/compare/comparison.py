@@ -79,6 +79,7 @@ class Comparison:
             ],
             "trainings": [training.to_dict() for training in self.trainings],
             "scores": [row.to_dict() for row in self.scores.rows],
+            "conditions": self.scores.conditions,
             "not_compared": self.not_compared,
             "problems": self.problems,
             "notes": self.scores.notes,

@@ -1,9 +1,10 @@
 """Results of VLMEvalKit: ``MODEL_DATASET_acc.csv``, ``..._score.csv`` and ``..._score.json`` in a folder named MODEL.
 
 Read in its source (``dataset/image_mcq.py``, ``image_vqa.py``, ``image_yorn.py``): a run writes to
-``MODEL/T<date>_G<commit>`` and links its files in ``MODEL``. Accuracies of multiple-choice sets have a column ``split`` and are fractions; those of
-question answering have none and are percentages. Everything else is shown as it is reported. Another judge is part of
-the file's name, and so another task. The answers are spreadsheets, which are not read: there are no intervals.
+``MODEL/T<date>_G<commit>`` and links its files in ``MODEL``. Accuracies of multiple-choice sets have a column ``split``
+and are fractions; those of question answering have none and are percentages. Everything else is shown as it is
+reported. Another judge is part of the file's name, and so another task. The answers are spreadsheets, which are not
+read: there are no intervals.
 """
 
 from __future__ import annotations
