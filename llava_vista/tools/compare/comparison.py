@@ -9,6 +9,7 @@ from typing import Any
 from ... import __version__
 from ..kit.published_scores import published_source
 from .run_directories import Arm, read_arm
+from .score_rows import adjust
 from .task_comparison import ScoreComparison, compare_scores
 from .training_comparison import TrainingComparison, compare_trainings, describe_vista, run_summary
 
@@ -107,6 +108,7 @@ def compare(*folders: Sequence[str]) -> Comparison:
         for arm in others
         if baseline.trainings and arm.trainings
     ]
+    adjust([row for training in trainings for row in training.rows])
     return Comparison(arms, trainings, compare_scores(arms), problems)
 
 

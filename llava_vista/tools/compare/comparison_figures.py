@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from ..kit.plots import curve_style, new_figure, to_bytes
+from ..kit.plots import add_legend, curve_style, new_figure, to_bytes
 from ..kit.training_folder import TrainingRun, common_steps
 from .comparison import Comparison
 from .comparison_report import CURVES, format_number, row_label
@@ -40,50 +39,55 @@ def draw_figures(comparison: Comparison, kind: str = "svg") -> dict[str, bytes]:
 def _training_figure(comparison: Comparison, kind: str) -> bytes:
     """Draw the cross-entropy of all arms, its difference to the baseline's, and VISTA's terms, over optimizer steps."""
     arms = [arm for arm in comparison.arms if arm.trainings]
-    refused = {training.arm for training in comparison.trainings if training.refusals}
-    differences = [(at, steps, values) for at, arm in enumerate(arms) if at and arm.name not in refused
-                   for steps, values in [_difference(arms[0].trainings, arm.trainings)] if steps]  # fmt: skip
+    refused = [training.arm for training in comparison.trainings if training.refusals]
+    steps = {
+        arm.name: common_steps([*arms[0].trainings, *arm.trainings]) for arm in arms[1:] if arm.name not in refused
+    }
     terms = [key for key in VISTA_TERMS if any(run.series(key)[0] for arm in arms for run in arm.trainings)]
-    panels = 1 + bool(differences) + len(terms)
-    with new_figure(8.5, 1.2 + 2.3 * panels) as figure:
-        axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+    panels = 1 + any(steps.values()) + len(terms)
+    columns = 1 if panels < 3 else 2
+    rows = -(-panels // columns)
+    with new_figure(5 * columns, 1 + 2.3 * rows) as figure:
+        axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
         width = _draw_arms(axes[0], arms, "ce_loss")
         smoothed = f" (running mean of {width} records)" if width > 1 else ""
-        title = f"NOT A COMPARISON OF VISTA: {', '.join(sorted(refused))}" if refused else f"Training curves{smoothed}"
-        axes[0].set_title(title)
-        axes[0].set_ylabel("cross-entropy\n(nats per token)")
-        for at, steps, values in differences:
-            smooth, width = _smooth(values)
-            axes[1].axhline(0, color="#888888", linewidth=0.8)
-            stride = max(1, width // 4)
-            axes[1].plot(steps[::stride], smooth[::stride], linewidth=1.4, **curve_style(at))
-            axes[1].set_ylabel("cross-entropy,\nchange to baseline")
-        for axis, key in zip(axes[panels - len(terms) :], terms, strict=True):
+        counts = {len(arm.trainings) for arm in arms}
+        band = f"; mean and range of {max(counts)} runs" if counts != {1} else ""
+        title = f"NOT A COMPARISON OF VISTA: {', '.join(refused)}" if refused else "Training curves"
+        figure.suptitle(f"{title}{smoothed}{band}", fontsize=11)
+        axes[0].set_title("cross-entropy (nats per token)")
+        for at, arm in enumerate(arms):
+            if steps.get(arm.name):
+                _draw_difference(axes[1], arms[0].trainings, arm.trainings, steps[arm.name], curve_style(at))
+        for axis, key in zip(axes[panels - len(terms) :], terms, strict=False):
             _draw_arms(axis, arms, key)
-            axis.set_ylabel(_wrapped(VISTA_TERMS[key]))
+            axis.set_title(VISTA_TERMS[key])
             if key == "vista_own_first":
-                _draw_arm(axis, arms[-1].trainings, CHANCE, "chance", {"color": "#888888", "linestyle": "-"})
-                axis.legend()
-        axes[-1].set_xlabel("optimizer step")
+                axis.plot(*arms[-1].trainings[0].series(CHANCE), color="#888888", linewidth=1, label="chance")
+        for axis in axes[panels:]:
+            axis.remove()
+        for axis in axes[max(0, panels - columns) : panels]:
+            axis.set_xlabel("optimizer step")
+            axis.tick_params(labelbottom=True)
+        add_legend(figure, axes[:panels])
         return to_bytes(figure, kind)
 
 
-def _wrapped(label: str) -> str:
-    return "\n".join(textwrap.wrap(label, 24))
-
-
-def _difference(baseline: Sequence[TrainingRun], runs: Sequence[TrainingRun]) -> tuple[list[int], list[float]]:
-    """Return the steps that all runs have, and the change of the mean cross-entropy there."""
-    steps = common_steps([*baseline, *runs])
-    before, after = (_mean_over_runs(arm, "ce_loss", steps) for arm in (baseline, runs))
-    return steps, [new - old for old, new in zip(before, after, strict=True)]
+def _draw_difference(
+    axis: Any, baseline: Sequence[TrainingRun], runs: Sequence[TrainingRun], steps: Sequence[int], style: dict[str, Any]
+) -> None:
+    """Draw the change of the mean cross-entropy."""
+    before, after = (_mean_over_runs(of, "ce_loss", steps) for of in (baseline, runs))
+    smooth, width = _smooth([new - old for old, new in zip(before, after, strict=True)])
+    stride = max(1, width // 4)
+    axis.axhline(0, color="#888888", linewidth=0.8)
+    axis.plot(steps[::stride], smooth[::stride], linewidth=1.4, **style)
+    axis.set_title("cross-entropy, change to the baseline")
 
 
 def _draw_arms(axis: Any, arms: Sequence[Arm], key: str) -> int:
     """Draw all arms in one panel; a plain baseline has none of VISTA's terms. Returns the width of the mean."""
-    widths = [_draw_arm(axis, arm.trainings, key, arm.name, curve_style(at)) for at, arm in enumerate(arms)]
-    axis.legend()
-    return max(widths)
+    return max(_draw_arm(axis, arm.trainings, key, arm.name, curve_style(at)) for at, arm in enumerate(arms))
 
 
 def _draw_arm(axis: Any, runs: Sequence[TrainingRun], key: str, name: str, style: dict[str, Any]) -> int:
@@ -96,7 +100,6 @@ def _draw_arm(axis: Any, runs: Sequence[TrainingRun], key: str, name: str, style
     if len(runs) > 1:
         edges = [_smooth([edge(column) for column in columns])[0] for edge in (min, max)]
         axis.fill_between(steps, *edges, color=style["color"], alpha=0.15, linewidth=0)
-        name = f"{name}: mean and range of {len(runs)} runs"
     elif width > 1:
         # as pixels: thousands of points would make the SVG large
         axis.plot(steps, columns, color=style["color"], alpha=0.2, linewidth=0.6, rasterized=True)
@@ -120,17 +123,15 @@ def _smooth(values: Sequence[float]) -> tuple[list[float], int]:
 def _changes_figure(rows: Sequence[ScoreRow], kind: str) -> bytes:
     """Draw each number's change with its 95% interval and the released changes: a panel for each unit."""
     panels = {unit: [row for row in rows if row.unit == unit] for unit in dict.fromkeys(row.unit for row in rows)}
-    keys = list(dict.fromkeys((row.task, row.metric) for row in rows))  # the arms of a task beside each other
     settings = {"axes.grid.axis": "x", "legend.fontsize": 8.5, "ytick.labelsize": 8.5}
     with new_figure(8.5, 0.9 + 0.7 * len(panels) + 0.42 * len(rows), settings) as figure:
         heights = [len(members) + 0.4 for members in panels.values()]
         axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axis, (unit, members) in zip(axes, panels.items(), strict=True):
-            _draw_changes(axis, sorted(members, key=lambda row: keys.index((row.task, row.metric))))
+            _draw_changes(axis, members)
             axis.set_xlabel(f"change with VISTA ({'percentage points' if unit == '%' else unit})")
         axes[0].set_title(rows[0].harness)
-        entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+        add_legend(figure, axes)
         return to_bytes(figure, kind)
 
 

@@ -154,7 +154,6 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
             " to ".join(format_number(end, row.unit, "+") for end in row.interval_95) if row.interval_95 else "-"
             for row in rows
         ],
-        "relative": ["-" if row.relative_change is None else f"{row.relative_change:+.1%}" for row in rows],
         "p": [_probability(row.p) for row in rows],
         "p, Holm": [_probability(row.p_holm) for row in rows],
         "verdict": [row.verdict for row in rows],

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from ..kit.evaluation_scores import ScoreKey
+
 if TYPE_CHECKING:
     from ..kit.statistics import Paired
 
@@ -16,21 +18,9 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 SEEDS, QUESTIONS = "seeds", "questions"
 _IN_JSON = (
-    *(
-        "arm",
-        "harness",
-        "task",
-        "metric",
-        "unit",
-        "main",
-        "higher_is_better",
-        "questions",
-        "baseline",
-        "vista",
-        "change",
-    ),
-    *("relative_change", "better", "interval_95", "p", "p_holm", "test", "noise", "verdict", "published", "notes"),
-)
+    "arm harness task metric unit main higher_is_better questions change relative_change better interval_95 p p_holm "
+    "test noise verdict published notes"
+).split()
 
 
 @dataclass(eq=False)
@@ -40,7 +30,7 @@ class ScoreRow:
     Attributes:
         questions: how many the number is computed from.
         interval_95: of the change; None when nothing is known about its noise.
-        p: of the test named ``test``; Holm-adjusted for the number of tests in ``p_holm``.
+        p: of the test named ``test``; adjusted for the number of tests, over all arms, in ``p_holm``.
         noise: what interval and test account for: ``questions`` (other questions might have been asked; both models
             are taken as they are) or ``seeds`` (other seeds might have been trained).
         published: the released numbers for this task, in the same unit.
@@ -65,6 +55,11 @@ class ScoreRow:
     notes: list[str] = field(default_factory=list)
     paired: Paired | None = field(default=None, repr=False)
     arm: str = "VISTA"
+
+    @property
+    def key(self) -> ScoreKey:
+        """Which number it is, of any arm."""
+        return ScoreKey(self.harness, self.task, self.metric)
 
     @property
     def change(self) -> float:
@@ -132,6 +127,16 @@ class ScoreRow:
         """Return plain values for the JSON report."""
         values = {name: getattr(self, name) for name in _IN_JSON}
         return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
+
+
+def adjust(rows: Sequence[ScoreRow]) -> None:
+    """Adjust the p values of a family of tests, those of the rows, for their number (Holm)."""
+    tested = [row for row in rows if row.p is not None]
+    if tested:
+        from ..kit.statistics import holm
+
+        for row, adjusted in zip(tested, holm([row.p for row in tested if row.p is not None]), strict=True):
+            row.p_holm = adjusted
 
 
 def pair_by_seed(baseline: Sequence[Any], vista: Sequence[Any]) -> tuple[list[Any], str | None]:

@@ -10,7 +10,7 @@ from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
 from ..kit.published_scores import published_model, published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
 from .run_directories import Arm
-from .score_rows import LEVEL, QUESTIONS, ScoreRow, pair_by_seed
+from .score_rows import LEVEL, QUESTIONS, ScoreRow, adjust, pair_by_seed
 from .training_conditions import DIFFERS, MISSING, check_condition
 
 AVERAGE = "average"
@@ -93,6 +93,8 @@ def compare_scores(arms: Sequence[Arm]) -> ScoreComparison:
             for name, value in next(iter(compared), {}).items()
             if all(of.get(name) == value for of in compared)
         }
+    keys = list(dict.fromkeys(row.key for row in result.rows))  # the arms of a number one below the other
+    result.rows.sort(key=lambda row: (row.task == AVERAGE, keys.index(row.key)))
     _adjust(result)
     return result
 
@@ -119,7 +121,7 @@ def _compare_harness(
             rows.append(_row(key, arm, baseline, vista, pairing, model))
     result.not_compared += refused
     # A task's headline is the number that was published for it; else it stays what its harness lists first.
-    published = {row: published_task(ScoreKey(harness, row.task, row.metric)) is not None for row in rows}
+    published = {row: published_task(row.key) is not None for row in rows}
     for row in rows:
         if any(is_published for other, is_published in published.items() if other.task == row.task):
             row.main = published[row]
@@ -218,12 +220,9 @@ def _adjust(result: ScoreComparison) -> None:
     """Adjust the p values for the number of tests, and note what a reader should know."""
     rows = result.rows
     headline = [row for row in rows if row.p is not None and row.main]
-    further = [row for row in rows if row.p is not None and not row.main and row.task != AVERAGE]
-    for family in filter(None, (headline, further)):
-        from ..kit.statistics import holm
-
-        for row, adjusted in zip(family, holm([row.p for row in family if row.p is not None]), strict=True):
-            row.p_holm = adjusted
+    adjust(headline)
+    adjust([row for row in rows if not row.main and row.task != AVERAGE])
+    adjust([row for row in rows if row.task == AVERAGE])
     if len(headline) > 1:
         result.notes.append(
             f"{len(headline)} headline numbers were tested: about {LEVEL * len(headline):.1f} of them would have p < "
