@@ -1,7 +1,7 @@
 """Make checkout, base checkpoints and data for the smoke test, arranged as the real recipes expect them.
 
 python setup.py FOLDER makes FOLDER/checkout (LLaVA's package as installed, with the launch scripts beside this file),
-FOLDER/base/{language_model,vision_tower}, FOLDER/data, and a task of lmms-eval over its held-out questions in FOLDER/tasks.
+FOLDER/base/{language_model,vision_tower}, FOLDER/data, and in FOLDER/tasks a task of lmms-eval over held-out questions.
 """
 
 from __future__ import annotations

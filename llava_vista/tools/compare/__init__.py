@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="also write the report to FILE.html (with figures), FILE.md or FILE.json, or its figures to FILE-*.png, "
-        ".pdf or .svg; may be given several times (default: none)",
+        help="also write the report to FILE.html (with figures), .md or .json, or its figures to FILE.png, .pdf "
+        "or .svg (FILE-*.png where there are several); may be given several times (default: none)",
     )
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print the first sentences of the report only")
@@ -112,6 +112,8 @@ def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
     suffix = path.suffix.lower()
     if suffix in FIGURES:
         figures = draw_figures(comparison, suffix[1:])
+        if len(figures) == 1:
+            return dict.fromkeys([path], *figures.values())
         names = {name: re.sub(r"[^a-z]+", "-", name.lower()) for name in figures}
         return {path.with_name(f"{path.stem}-{names[name]}{suffix}"): data for name, data in figures.items()}
     if suffix == ".json":

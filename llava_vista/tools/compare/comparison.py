@@ -11,7 +11,7 @@ from ..kit.published_scores import published_source
 from .run_directories import Arm, read_arm
 from .score_rows import adjust
 from .task_comparison import ScoreComparison, compare_scores
-from .training_comparison import TrainingComparison, compare_trainings, describe_vista, run_summary
+from .training_comparison import TrainingComparison, compare_trainings, describe_alignment, describe_vista, run_summary
 
 
 @dataclass
@@ -57,11 +57,9 @@ class Comparison:
         names = ", ".join(arm.name for arm in self.arms[1:])
         lines = [f"Baseline against {names}: {', '.join(parts) or 'nothing to compare'}."]
         refused = {training.arm for training in self.trainings if training.refusals}
-        for arm in self.arms[1:]:
-            outcome = "" if arm.name in refused else self.scores.outcome(arm.name)
-            if outcome:
-                lines.append(outcome if len(self.arms) == 2 else f"{arm.name}: {outcome}")
-        return lines
+        said = [(training.arm, describe_alignment(training.vista)) for training in self.trainings]
+        said += [(arm.name, self.scores.outcome(arm.name)) for arm in self.arms[1:] if arm.name not in refused]
+        return lines + [text if len(self.arms) == 2 else f"{name}: {text}" for name, text in said if text]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""

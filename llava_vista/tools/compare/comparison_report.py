@@ -10,7 +10,7 @@ from ..kit.report import NOTE, OK, PLAIN, WRONG, Figure, Heading, Line, Report, 
 from .comparison import Comparison
 from .score_rows import QUESTIONS, SEEDS, ScoreRow
 from .task_comparison import AVERAGE
-from .training_comparison import TrainingComparison, describe_alignment, describe_vista, summarize_terms
+from .training_comparison import TrainingComparison, describe_vista, summarize_terms
 from .training_conditions import SAME, UNKNOWN
 
 #: Values of conditions that say nothing.
@@ -57,8 +57,6 @@ def _add_trainings(report: Report, comparison: Comparison) -> None:
         ]
         if terms:
             report.add(Line(PLAIN, f"{training.arm}: {'; '.join(terms)}."))
-        if sentence := describe_alignment(training.vista):
-            report.add(Line(NOTE, f"{training.arm}: {sentence}"))
     caption = "Cross-entropy of all arms (VISTA's ce_loss against the baseline's loss), and VISTA's terms."
     report.add(Figure(CURVES, caption))
 
@@ -140,10 +138,9 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
     """Return a table of the columns that any of the rows fills."""
     spread = " (mean ± sd)" if any(max(len(row.baseline), len(row.vista)) > 1 for row in rows) else ""
     model = next((row.published["model"] for row in rows if row.published), None)
-    arms = {row.arm for row in rows}
     columns = {
         "task": [row.task for row in rows],
-        "arm": [row.arm if len(arms) > 1 else "-" for row in rows],
+        "arm": ["-" if row.arm == "VISTA" else row.arm for row in rows],
         "metric": [row.metric for row in rows],
         "unit": [row.unit for row in rows],
         "n": ["-" if row.questions is None else str(row.questions) for row in rows],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 #: A change is significant below this p.
 LEVEL = 0.05
 SEEDS, QUESTIONS = "seeds", "questions"
-_IN_JSON = (
-    "arm harness task metric unit main higher_is_better questions change relative_change better interval_95 p p_holm "
-    "test noise verdict published notes"
-).split()
 
 
 @dataclass(eq=False)
@@ -125,7 +121,8 @@ class ScoreRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
-        values = {name: getattr(self, name) for name in _IN_JSON}
+        stored = [item.name for item in fields(self) if item.name != "paired"]
+        values = {name: getattr(self, name) for name in (*stored, "change", "relative_change", "better", "verdict")}
         return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
 
 

@@ -128,7 +128,7 @@ def describe_alignment(runs: Sequence[TrainingRun]) -> str:
     numbers = "; ".join(f"{term['name']} {term['first']:.3g} -> {term['last']:.3g}" for term in shown)
     chance = f" (chance {terms[CHANCE]['last']:.3g})" if CHANCE in terms else ""
     return (
-        f"the VISTA loss fell ({loss['first']:.3g} -> {loss['last']:.3g}) and the alignment with the own image did not "
+        f"The VISTA loss fell ({loss['first']:.3g} -> {loss['last']:.3g}) and the alignment with the own image did not "
         f"rise ({numbers}{chance}): the loss fell by what all samples share."
     )
 

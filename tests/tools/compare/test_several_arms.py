@@ -97,7 +97,7 @@ def test_a_loss_that_fell_without_alignment_is_said(tmp_path, capsys) -> None:
     result = aligned(tmp_path, (8e-5, 2e-5), (0.075, 0.069))
     (training,) = result.to_dict()["trainings"]
     assert training["alignment"] == (
-        "the VISTA loss fell (0.495 -> 0.423) and the alignment with the own image did not rise (margin of the own "
+        "The VISTA loss fell (0.495 -> 0.423) and the alignment with the own image did not rise (margin of the own "
         "text 7.63e-05 -> 2.22e-05; own text ranked first 0.0746 -> 0.0692 (chance 0.0625)): the loss fell by what all "
         "samples share."
     )
