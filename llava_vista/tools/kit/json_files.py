@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -12,6 +13,14 @@ from typing import Any
 
 class BadFile(Exception):
     """A file cannot be used. The message names it and the reason; a report shows it and goes on with the rest."""
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def read_object(path: Path) -> dict[str, Any]:

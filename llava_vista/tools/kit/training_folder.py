@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
-from .json_files import BadFile, read_object
+from .json_files import BadFile, is_number, read_object
 from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
@@ -50,16 +50,15 @@ class TrainingRun:
     @property
     def vista(self) -> dict[str, Any] | None:
         """VISTA's options, {} when it ran but they are not recorded, None when it did not act (off, or weight 0)."""
-        config = (self.record or {}).get("config")
-        if isinstance(config, dict):
+        config: dict[str, Any] | None = (self.record or {}).get("config")
+        if config is not None:
             return config if config.get("weight", 1.0) else None
         return {} if self.is_observed else None
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The host's training arguments, {} where ``vista.json`` has none."""
-        arguments = (self.record or {}).get("training_arguments")
-        return arguments if isinstance(arguments, dict) else {}
+        return (self.record or {}).get("training_arguments") or {}
 
     @property
     def seed(self) -> int | None:
@@ -85,7 +84,7 @@ class TrainingRun:
                 value = record.get("ce_loss", None if "vista_loss" in record else record["loss"])
             else:
                 value = record.get(key) if record.get("vista_aligned_samples") else None
-            if isinstance(value, (int, float)):
+            if value is not None:
                 values[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
         return values
 
@@ -147,14 +146,10 @@ def read_training(folder: Path) -> TrainingRun:
             f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N, and no event file of "
             "TensorBoard: the training did not reach its first checkpoint, or the file was not copied along."
         )
-    history = state.get("log_history")
-    log = [
-        record
-        for record in (history if isinstance(history, list) else [])
-        if isinstance(record, dict)
-        and isinstance(record.get("loss"), (int, float))
-        and isinstance(record.get("step"), int)
-    ]
+    history = state.pop("log_history", None)
+    entries = history if isinstance(history, list) else []
+    records = [_numbers(entry) for entry in entries if isinstance(entry, dict)]
+    log = [record for record in records if "loss" in record and isinstance(record.get("step"), int)]
     if not log:
         raise BadFile(f"{path} has no training record (loss and step): was logging off?")
     problems: list[str] = []
@@ -168,8 +163,8 @@ def read_training(folder: Path) -> TrainingRun:
                     problems.append(str(error))
         return None
 
-    record = optional(RUN_RECORD)
-    reason = None if record is None else _contradiction(record, state, log)
+    record, state = optional(RUN_RECORD), _numbers(state)
+    reason = None if record is None else _malformed(record) or _contradiction(record, state, log)
     if reason:
         problems.append(
             f"{folder}/{RUN_RECORD} is not of the training in {path.name}: {reason}. It is not used; was the directory "
@@ -187,10 +182,27 @@ def read_training(folder: Path) -> TrainingRun:
     )
 
 
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that are numbers."""
+    return {name: value for name, value in values.items() if is_number(value)}
+
+
+def _malformed(record: dict[str, Any]) -> str | None:
+    """Return which part of a run record is not of the kind that llava-vista writes."""
+    parts = {name: record.get(name) for name in ("config", "training_arguments", "versions", "data")}
+    for name, value in parts.items():
+        if not (value is None or isinstance(value, dict)):
+            return f"its {name} is {value!r}"
+    config = parts["config"] or {}
+    if not is_number(config.get("weight", 1.0)) or not isinstance(config.get("method", ""), str):
+        return f"its config has the method {config.get('method')!r} and the weight {config.get('weight')!r}"
+    return None
+
+
 def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[dict[str, Any]]) -> str | None:
     """Return what in the log cannot come from the training that a run record describes; None when all of it can."""
     config, arguments = record.get("config"), record.get("training_arguments")
-    if isinstance(config, dict):
+    if config is not None:
         weight = config.get("weight", 1.0)
         if not any("vista_loss" in entry for entry in log):
             return f"it records VISTA ({config.get('method')}, weight {weight:g}), and the log has no vista_loss"
@@ -206,13 +218,13 @@ def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[
         rest, total = sum((term - acted * loss) ** 2 for term, loss in added), sum(term * term for term, _ in added)
         if not weight and abs(acted) > 0.05 and rest < 0.05 * total:
             return f"it records the weight 0, and loss and ce_loss of the log differ by {acted:.2g} vista_loss"
-    rates = [entry["learning_rate"] for entry in log if isinstance(entry.get("learning_rate"), float)]
-    recorded = arguments if isinstance(arguments, dict) else {}
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    recorded = _numbers(arguments or {})
     if rates and recorded.get("learning_rate") and max(rates) > recorded["learning_rate"] * (1 + 1e-6):
         return f"it records the learning rate {recorded['learning_rate']:g}, and the log has {max(rates):g}"
     for name in ("max_steps", "logging_steps"):
         value, found = recorded.get(name), state.get(name)
-        if isinstance(value, (int, float)) and value >= 1 and found is not None and found != value:
+        if value is not None and value >= 1 and found is not None and found != value:
             return f"it records {name} {value:g}, and {STATE_FILE} has {found:g}"
     return None
 
