@@ -1,7 +1,7 @@
 """Make the README's pictures of doctor, compare and probe from a demo.
 
 python make.py DEMO reads the folder of a finished `llava-vista demo`, in the environment that made it, and writes
-doctor.png, compare.png and probe.png beside this file. Each picture is what the command gives: its output or its figure.
+doctor.png, compare.png and probe.png beside this file. Each is what the command gives: its output or its figure.
 """
 
 from __future__ import annotations
