@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -55,11 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         args = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
-        return int(args.run(args) or 0)
+        code = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return code
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "llava_vista":
             raise  # a defect of this package, not something to install
         message = f"{error.name} is not installed in this environment ({sys.prefix}); install it and try again."
+    except BrokenPipeError:  # `| head` has read enough; Python's own flush at exit would complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what the shell reports of a process that SIGPIPE ended
     except (VistaError, OSError) as error:
         message = " ".join(str(error).split())
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ fi
 scripts/make_env.sh older > /dev/null & older_made=$!
 scripts/make_env.sh latest > /dev/null & latest_made=$!
 llava=$(scripts/make_env.sh llava)
+scripts/make_env.sh lmms-eval > /dev/null  # the smoke test evaluates with it
 wait "$older_made"
 wait "$latest_made"
 older=$(scripts/make_env.sh older)

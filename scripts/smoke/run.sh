@@ -5,10 +5,12 @@
 #   bash scripts/smoke/run.sh [FOLDER]     FOLDER must not exist (default: a temporary one, deleted at the end)
 #
 # PYTHON: of an environment that has LLaVA and llava-vista (default: that of .venvs/llava). SEEDS: default "42".
+# LMMS_PYTHON: of one that has lmms-eval too (default: that of `scripts/make_env.sh lmms-eval`, made if it is missing).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 PYTHON=${PYTHON:-$repo/.venvs/llava/bin/python}
+LMMS_PYTHON=${LMMS_PYTHON:-$repo/$("$repo/scripts/make_env.sh" lmms-eval)/bin/python}
 read -r -a seeds <<< "${SEEDS:-42}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -48,6 +50,10 @@ for seed in "${seeds[@]}"; do
     "$PYTHON" "$here/evaluate.py" "$folder/runs/seed$seed/$arm/llava-tiny-finetune" "$folder/data"
   done
 done
+
+step "evaluate with lmms-eval, from the package index: a task of ours over the held-out pictures"
+HF_HUB_OFFLINE=1 HF_DATASETS_CACHE=$folder/cache "$LMMS_PYTHON" -m llava_vista.cli reproduce evaluate "${common[@]}" \
+  --include-path "$folder/tasks" --tasks scenes
 
 step "compare"
 code=0

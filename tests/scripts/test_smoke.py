@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ SMOKE = Path(__file__).parents[2] / "scripts" / "smoke" / "run.sh"
 def test_smoke(tmp_path) -> None:
     folder = tmp_path / "smoke"
     result = subprocess.run(
-        ["bash", str(SMOKE), str(folder)], capture_output=True, text=True, timeout=500,
+        ["bash", str(SMOKE), str(folder)], capture_output=True, text=True, timeout=900,
         env=environment(PYTHON=sys.executable, OMP_NUM_THREADS="1"),
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
@@ -46,6 +47,8 @@ def test_smoke(tmp_path) -> None:
     report = (folder / "runs" / "comparison.md").read_text()
     assert "cross-entropy" in report
     assert "TextVQA" in report
+    # lmms-eval, from the package index, has run: the same questions of both arms, with McNemar's test
+    assert re.search(r"^\| scenes \| exact_match \| % \| 16 \|", report, re.MULTILINE) and "McNemar" in report
     # the launch scripts are as they were, and nothing was written where they point
     checkout = folder / "checkout"
     assert (checkout / "scripts/v1_5/finetune.sh").read_bytes() == (

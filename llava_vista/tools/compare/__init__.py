@@ -1,4 +1,4 @@
-"""``llava-vista compare``: a baseline and a VISTA run compared, their trainings and their evaluations.
+"""``llava-vista compare``: a baseline and one or more VISTA arms compared, their trainings and their evaluations.
 
 run_directories      what the named directories hold; llava_logs: the printed results of LLaVA's own scripts
 training_conditions  whether anything but VISTA differs; training_comparison: the trainings' numbers
@@ -28,23 +28,25 @@ _FORM = "llava-vista compare BASELINE VISTA, or with several runs (seeds) per ar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``llava-vista compare``."""
     parser.usage = (
-        "llava-vista compare BASELINE VISTA [--output FILE]\n"
-        "       llava-vista compare --baseline DIR [DIR ...] --vista DIR [DIR ...] [--output FILE]"
+        "llava-vista compare BASELINE VISTA [VISTA ...] [--output FILE]\n"
+        "       llava-vista compare --baseline DIR [DIR ...] --vista DIR [DIR ...] [--vista DIR ...] [--output FILE]"
     )
     parser.epilog = (
-        "A directory may hold a training (trainer_state.json), results of lmms-eval, or those of LLaVA's own "
-        "evaluation scripts; what both arms have is compared. Exit code: 0 when everything could be compared, 1 "
-        "when something could not, or when more than VISTA differs, 2 for a mistake in the command."
+        "A directory may hold a training (trainer_state.json, or TensorBoard's events), results of lmms-eval or "
+        "VLMEvalKit, or those of LLaVA's own evaluation scripts; what both arms have is compared. Exit code: 0 when "
+        "everything could be compared, 1 when something could not, or when more than VISTA differs, 2 for a mistake "
+        "in the command. Example: llava-vista compare runs/baseline runs/l2 runs/cosine -o report.html"
     )
     add = parser.add_argument
-    add("folders", nargs="*", metavar="BASELINE VISTA", help="the two directories")
+    add("folders", nargs="*", metavar="BASELINE VISTA", help="a directory of the baseline, and one per VISTA arm")
     add("--baseline", nargs="+", default=[], metavar="DIR", help="one directory per baseline run")
     add(
         "--vista",
         nargs="+",
+        action="append",
         default=[],
         metavar="DIR",
-        help="one per run with VISTA; seeds that are recorded are paired",
+        help="one per run with VISTA, paired by recorded seed; give it again for another arm (method, weight)",
     )
     add(
         *("-o", "--output"),
@@ -52,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="also write the report to FILE.html (with figures), FILE.md or FILE.json, or its figures to FILE-*.png, "
-        ".pdf or .svg; may be given several times",
+        help="also write the report to FILE.html (with figures), .md or .json, or its figures to FILE.png, .pdf "
+        "or .svg (FILE-*.png where there are several); may be given several times (default: none)",
     )
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print the first sentences of the report only")
@@ -69,15 +71,15 @@ def run(args: argparse.Namespace) -> int:
         CompareError: a mistake in the command.
         MissingExtraError: something that is needed is not installed. Nothing has been printed or written then.
     """
-    from ..kit.rendering import to_text
+    from ..kit.rendering import print_report
     from .comparison import compare
     from .comparison_report import build_report
 
-    baseline, vista = _arms(args)
+    arms = _arms(args)
     for path in args.output:
         if path.suffix.lower() not in REPORTS + FIGURES:
             raise CompareError(f"--output {path}: the suffix must be one of {', '.join(REPORTS + FIGURES)}.")
-    comparison = compare(baseline, vista)
+    comparison = compare(*arms)
     files = {name: content for path in args.output for name, content in _render(comparison, path).items()}
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,20 +87,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"written: {path}", file=sys.stderr)
     if args.json:
         print(_json(comparison))
+    elif args.quiet:
+        print("\n".join(comparison.headlines()))
     else:
-        print("\n".join(comparison.headlines()) if args.quiet else to_text(build_report(comparison)))
+        print_report(build_report(comparison))
     return 0 if comparison.is_complete else 1
 
 
-def _arms(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+def _arms(args: argparse.Namespace) -> list[list[str]]:
     if args.folders and (args.baseline or args.vista):
         raise CompareError(f"name the directories in one way only: {_FORM}.")
-    if args.folders and len(args.folders) != 2:
-        raise CompareError(f"expected two directories, got {len(args.folders)}: {_FORM}.")
-    baseline, vista = ([args.folders[0]], [args.folders[1]]) if args.folders else (args.baseline, args.vista)
-    if not baseline or not vista:
+    arms = [[folder] for folder in args.folders] or [args.baseline, *args.vista]
+    if len(arms) < 2 or not arms[0]:
         raise CompareError(f"name a baseline and a VISTA run: {_FORM}.")
-    return baseline, vista
+    return arms
 
 
 def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
@@ -110,6 +112,8 @@ def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
     suffix = path.suffix.lower()
     if suffix in FIGURES:
         figures = draw_figures(comparison, suffix[1:])
+        if len(figures) == 1:
+            return dict.fromkeys([path], *figures.values())
         names = {name: re.sub(r"[^a-z]+", "-", name.lower()) for name in figures}
         return {path.with_name(f"{path.stem}-{names[name]}{suffix}"): data for name, data in figures.items()}
     if suffix == ".json":

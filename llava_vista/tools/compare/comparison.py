@@ -1,4 +1,4 @@
-"""Both arms read and compared: everything that a report says."""
+"""All arms read and compared with the baseline: everything that a report says."""
 
 from __future__ import annotations
 
@@ -8,49 +8,58 @@ from typing import Any
 
 from ... import __version__
 from ..kit.published_scores import published_source
-from .run_directories import read_arm
+from .run_directories import Arm, read_arm
+from .score_rows import adjust
 from .task_comparison import ScoreComparison, compare_scores
-from .training_comparison import ARMS, TrainingComparison, compare_trainings
+from .training_comparison import TrainingComparison, compare_trainings, describe_alignment, describe_vista, run_summary
 
 
 @dataclass
 class Comparison:
-    """What was compared, and what was not. ``training`` is None when not both arms have trainings."""
+    """What was compared, and what was not. The first arm is the baseline; ``trainings`` has one item per other arm."""
 
-    training: TrainingComparison | None
+    arms: list[Arm]
+    trainings: list[TrainingComparison]
     scores: ScoreComparison
     problems: list[str]
 
     @property
     def is_comparable(self) -> bool:
         """Whether nothing recorded but VISTA differs between the trainings."""
-        return self.training is None or not self.training.refusals
+        return not any(training.refusals for training in self.trainings)
 
     @property
     def is_complete(self) -> bool:
         """Whether everything that was named could be compared, which is something, and only VISTA differs."""
-        rows = [*self.scores.rows, *(self.training.rows if self.training is not None else ())]
+        rows = [*self.scores.rows, *(row for training in self.trainings for row in training.rows)]
         return bool(rows) and self.is_comparable and not self.problems and not self.not_compared
 
     @property
     def not_compared(self) -> list[str]:
         """What both arms have, or one of them, and could not be compared."""
-        return [*(self.training.not_compared if self.training is not None else ()), *self.scores.not_compared]
+        listed = [*(text for training in self.trainings for text in training.not_compared), *self.scores.not_compared]
+        return list(dict.fromkeys(listed))
 
     def headlines(self) -> list[str]:
-        """Return what the report is about, whether it is a comparison at all, and the outcome."""
+        """Return what the report is about, whether it is a comparison at all, and the outcome of each arm."""
         parts = []
-        if self.training is not None:
-            counts = f"trainings ({len(self.training.baseline)} and {len(self.training.vista)} runs)"
-            parts.append(counts if self.is_comparable else "trainings that are NOT comparable")
+        if self.trainings:
+            counts = [str(len(arm.trainings)) for arm in self.arms]
+            runs = counts[0] if len(set(counts)) == 1 else "/".join(counts)
+            parts.append(
+                f"trainings (runs per arm: {runs})" if self.is_comparable else "trainings that are NOT comparable"
+            )
         if self.scores.rows:
             parts.append(f"{self.scores.count_tasks()} evaluated tasks")
         left = len(self.not_compared) + len(self.problems)
         if left:
             parts.append(f"{left} thing{'s' if left > 1 else ''} that could not be compared (named at the end)")
-        about = f"Baseline against VISTA: {', '.join(parts) or 'nothing to compare'}."
-        outcome = self.scores.outcome() if self.is_comparable else ""
-        return [about, outcome] if outcome else [about]
+        names = ", ".join(arm.name for arm in self.arms[1:])
+        lines = [f"Baseline against {names}: {', '.join(parts) or 'nothing to compare'}."]
+        refused = {training.arm for training in self.trainings if training.refusals}
+        said = [(training.arm, describe_alignment(training.vista)) for training in self.trainings]
+        said += [(arm.name, self.scores.outcome(arm.name)) for arm in self.arms[1:] if arm.name not in refused]
+        return lines + [text if len(self.arms) == 2 else f"{name}: {text}" for name, text in said if text]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
@@ -59,12 +68,17 @@ class Comparison:
             "headlines": self.headlines(),
             "comparable": self.is_comparable,
             "complete": self.is_complete,
-            "training": None if self.training is None else self.training.to_dict(),
-            "evaluations": {
-                name: [run.to_dict() for run in arm]
-                for name, arm in zip(("baseline", "vista"), self.scores.arms, strict=True)
-            },
+            "arms": [
+                {
+                    "name": arm.name,
+                    "trainings": [run_summary(run) for run in arm.trainings],
+                    "evaluations": [run.to_dict() for run in arm.evaluations],
+                }
+                for arm in self.arms
+            ],
+            "trainings": [training.to_dict() for training in self.trainings],
             "scores": [row.to_dict() for row in self.scores.rows],
+            "conditions": self.scores.conditions,
             "not_compared": self.not_compared,
             "problems": self.problems,
             "notes": self.scores.notes,
@@ -72,17 +86,34 @@ class Comparison:
         }
 
 
-def compare(baseline: Sequence[str], vista: Sequence[str]) -> Comparison:
-    """Read and compare the directories of two arms.
+def compare(*folders: Sequence[str]) -> Comparison:
+    """Read the directories of each arm, the baseline's first, and compare the other arms with it.
 
     Raises:
         CompareError: one of them is not a directory.
         MissingExtraError: a test needs the extra ``compare``.
     """
-    arms = [read_arm(name, folders) for name, folders in zip(ARMS, (baseline, vista), strict=True)]
+    arms = [read_arm("VISTA" if number else "baseline", named) for number, named in enumerate(folders)]
+    if len(arms) > 2:
+        _name(arms[1:])
+    baseline, *others = arms
     problems = [problem for arm in arms for problem in arm.problems]
-    trained = [arm for arm in arms if arm.trainings]
-    if len(trained) == 1:
-        problems.append(f"there are trainings in the {trained[0].name} arm only, so they are not compared.")
-    training = compare_trainings(arms[0].trainings, arms[1].trainings) if len(trained) == 2 else None
-    return Comparison(training, compare_scores(arms[0].evaluations, arms[1].evaluations), problems)
+    trained = [arm.name for arm in arms if arm.trainings]
+    if trained and len(trained) < len(arms):
+        problems.append(f"there are trainings in some arms only ({', '.join(trained)}); the others' are not compared.")
+    trainings = [
+        compare_trainings(arm.name, baseline.trainings, arm.trainings)
+        for arm in others
+        if baseline.trainings and arm.trainings
+    ]
+    adjust([row for training in trainings for row in training.rows])
+    return Comparison(arms, trainings, compare_scores(arms), problems)
+
+
+def _name(arms: Sequence[Arm]) -> None:
+    """Name several arms by VISTA's recorded options, or else by a folder, and by their number where these are equal."""
+    names = [
+        describe_vista(arm.trainings[0]).replace(",", "") if arm.trainings else arm.folders[0].name for arm in arms
+    ]
+    for number, (arm, name) in enumerate(zip(arms, names, strict=True), start=1):
+        arm.name = name if names.count(name) == 1 else f"{name} ({number})"

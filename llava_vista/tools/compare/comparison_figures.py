@@ -7,12 +7,13 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from ..kit.plots import curve_style, new_figure, to_bytes
+from ..kit.plots import add_legend, curve_style, new_figure, to_bytes
 from ..kit.training_folder import TrainingRun, common_steps
 from .comparison import Comparison
 from .comparison_report import CURVES, format_number, row_label
+from .run_directories import Arm
 from .score_rows import ScoreRow
-from .training_comparison import ARMS, VISTA_TERMS, TrainingComparison
+from .training_comparison import CHANCE, VISTA_TERMS
 
 _POINT_COLOR, _LINE_COLOR, _PUBLISHED_COLOR = (curve_style(index)["color"] for index in (1, 0, 3))
 #: A longer log is smoothed to about so many independent points.
@@ -26,8 +27,8 @@ def draw_figures(comparison: Comparison, kind: str = "svg") -> dict[str, bytes]:
         MissingExtraError: matplotlib is not installed.
     """
     figures = {}
-    if comparison.training is not None:
-        figures[CURVES] = _training_figure(comparison.training, kind)
+    if comparison.trainings:
+        figures[CURVES] = _training_figure(comparison, kind)
     for harness in comparison.scores.harnesses():
         rows = comparison.scores.headline_rows(harness)
         if rows:
@@ -35,41 +36,58 @@ def draw_figures(comparison: Comparison, kind: str = "svg") -> dict[str, bytes]:
     return figures
 
 
-def _training_figure(training: TrainingComparison, kind: str) -> bytes:
-    """Draw the cross-entropy of both arms, their difference, and VISTA's own terms, over optimizer steps."""
-    arms = (training.baseline, training.vista)
-    runs = [*training.baseline, *training.vista]
-    steps = [] if training.refusals else common_steps(runs)
-    terms = [key for key in VISTA_TERMS if any(run.series(key)[0] for run in runs)]
-    panels = 1 + bool(steps) + len(terms)
-    with new_figure(8.5, 1.2 + 2.3 * panels) as figure:
-        axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+def _training_figure(comparison: Comparison, kind: str) -> bytes:
+    """Draw the cross-entropy of all arms, its difference to the baseline's, and VISTA's terms, over optimizer steps."""
+    arms = [arm for arm in comparison.arms if arm.trainings]
+    refused = [training.arm for training in comparison.trainings if training.refusals]
+    steps = {
+        arm.name: common_steps([*arms[0].trainings, *arm.trainings]) for arm in arms[1:] if arm.name not in refused
+    }
+    terms = [key for key in VISTA_TERMS if any(run.series(key)[0] for arm in arms for run in arm.trainings)]
+    panels = 1 + any(steps.values()) + len(terms)
+    columns = 1 if panels < 3 else 2
+    rows = -(-panels // columns)
+    with new_figure(5 * columns, 1 + 2.3 * rows) as figure:
+        axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
         width = _draw_arms(axes[0], arms, "ce_loss")
         smoothed = f" (running mean of {width} records)" if width > 1 else ""
-        axes[0].set_title("NOT A COMPARISON OF VISTA" if training.refusals else f"Training curves{smoothed}")
-        axes[0].set_ylabel("cross-entropy\n(nats per token)")
-        if steps:
-            means = [_mean_over_runs(arm, "ce_loss", steps) for arm in arms]
-            difference, width = _smooth([after - before for before, after in zip(*means, strict=True)])
-            axes[1].axhline(0, color="#888888", linewidth=0.8)
-            stride = max(1, width // 4)
-            axes[1].plot(steps[::stride], difference[::stride], color=_LINE_COLOR, linewidth=1.4)
-            axes[1].set_ylabel("cross-entropy,\nVISTA - baseline")
-        for axis, key in zip(axes[panels - len(terms) :], terms, strict=True):
+        counts = {len(arm.trainings) for arm in arms}
+        band = f"; mean and range of {max(counts)} runs" if counts != {1} else ""
+        title = f"NOT A COMPARISON OF VISTA: {', '.join(refused)}" if refused else "Training curves"
+        figure.suptitle(f"{title}{smoothed}{band}", fontsize=11)
+        axes[0].set_title("cross-entropy (nats per token)")
+        for at, arm in enumerate(arms):
+            if steps.get(arm.name):
+                _draw_difference(axes[1], arms[0].trainings, arm.trainings, steps[arm.name], curve_style(at))
+        for axis, key in zip(axes[panels - len(terms) :], terms, strict=False):
             _draw_arms(axis, arms, key)
-            axis.set_ylabel(VISTA_TERMS[key])
-        axes[-1].set_xlabel("optimizer step")
+            axis.set_title(VISTA_TERMS[key])
+            if key == "vista_own_first":
+                axis.plot(*arms[-1].trainings[0].series(CHANCE), color="#888888", linewidth=1, label="chance")
+        for axis in axes[panels:]:
+            axis.remove()
+        for axis in axes[max(0, panels - columns) : panels]:
+            axis.set_xlabel("optimizer step")
+            axis.tick_params(labelbottom=True)
+        add_legend(figure, axes[:panels])
         return to_bytes(figure, kind)
 
 
-def _draw_arms(axis: Any, arms: Sequence[Sequence[TrainingRun]], key: str) -> int:
-    """Draw both arms in one panel; a plain baseline has none of VISTA's terms. Returns the width of the mean."""
-    widths = [
-        _draw_arm(axis, runs, key, name, curve_style(at))
-        for at, (name, runs) in enumerate(zip(ARMS, arms, strict=True))
-    ]
-    axis.legend()
-    return max(widths)
+def _draw_difference(
+    axis: Any, baseline: Sequence[TrainingRun], runs: Sequence[TrainingRun], steps: Sequence[int], style: dict[str, Any]
+) -> None:
+    """Draw the change of the mean cross-entropy."""
+    before, after = (_mean_over_runs(of, "ce_loss", steps) for of in (baseline, runs))
+    smooth, width = _smooth([new - old for old, new in zip(before, after, strict=True)])
+    stride = max(1, width // 4)
+    axis.axhline(0, color="#888888", linewidth=0.8)
+    axis.plot(steps[::stride], smooth[::stride], linewidth=1.4, **style)
+    axis.set_title("cross-entropy, change to the baseline")
+
+
+def _draw_arms(axis: Any, arms: Sequence[Arm], key: str) -> int:
+    """Draw all arms in one panel; a plain baseline has none of VISTA's terms. Returns the width of the mean."""
+    return max(_draw_arm(axis, arm.trainings, key, arm.name, curve_style(at)) for at, arm in enumerate(arms))
 
 
 def _draw_arm(axis: Any, runs: Sequence[TrainingRun], key: str, name: str, style: dict[str, Any]) -> int:
@@ -82,7 +100,6 @@ def _draw_arm(axis: Any, runs: Sequence[TrainingRun], key: str, name: str, style
     if len(runs) > 1:
         edges = [_smooth([edge(column) for column in columns])[0] for edge in (min, max)]
         axis.fill_between(steps, *edges, color=style["color"], alpha=0.15, linewidth=0)
-        name = f"{name}: mean and range of {len(runs)} runs"
     elif width > 1:
         # as pixels: thousands of points would make the SVG large
         axis.plot(steps, columns, color=style["color"], alpha=0.2, linewidth=0.6, rasterized=True)
@@ -114,8 +131,7 @@ def _changes_figure(rows: Sequence[ScoreRow], kind: str) -> bytes:
             _draw_changes(axis, members)
             axis.set_xlabel(f"change with VISTA ({'percentage points' if unit == '%' else unit})")
         axes[0].set_title(rows[0].harness)
-        entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+        add_legend(figure, axes)
         return to_bytes(figure, kind)
 
 
@@ -135,7 +151,11 @@ def _draw_changes(axis: Any, rows: Sequence[ScoreRow]) -> None:
         for name, marker in (("l2", "x"), ("cosine", "+")) if published else ():
             known = published[name] - published["baseline"]
             axis.plot(known, at + 0.28, marker, color=_PUBLISHED_COLOR, markersize=8, label=f"published, {name}")
-    axis.set_yticks(range(len(rows)), [f"{row_label(row)}\n{_from_to(row)}" for row in rows])
+    several = len({row.arm for row in rows}) > 1
+    axis.set_yticks(
+        range(len(rows)),
+        [f"{row_label(row)}{f', {row.arm}' if several else ''}\n{_from_to(row)}" for row in rows],
+    )
     axis.set_ylim(len(rows) - 0.5, -0.5)
 
 

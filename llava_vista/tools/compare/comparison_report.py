@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from ..kit.published_scores import published_source
 from ..kit.report import NOTE, OK, PLAIN, WRONG, Figure, Heading, Line, Report, Table
 from .comparison import Comparison
 from .score_rows import QUESTIONS, SEEDS, ScoreRow
-from .task_comparison import AVERAGE, ScoreComparison
-from .training_comparison import ARMS, TrainingComparison, describe_vista, summarize_terms
+from .task_comparison import AVERAGE
+from .training_comparison import TrainingComparison, describe_vista, summarize_terms
 from .training_conditions import SAME, UNKNOWN
 
 #: Values of conditions that say nothing.
@@ -23,9 +23,9 @@ def build_report(comparison: Comparison) -> Report:
     """Return the whole report."""
     report = Report([Heading("llava-vista compare", 1)])
     report.add_lines(PLAIN, comparison.headlines())
-    if comparison.training is not None:
-        _add_training(report, comparison.training)
-    _add_scores(report, comparison.scores)
+    if comparison.trainings:
+        _add_trainings(report, comparison)
+    _add_scores(report, comparison)
     left_out = [*comparison.not_compared, *comparison.problems]
     if left_out:
         report.add(Heading("Not compared"))
@@ -33,16 +33,41 @@ def build_report(comparison: Comparison) -> Report:
     return report
 
 
-def _add_training(report: Report, training: TrainingComparison) -> None:
+def _add_trainings(report: Report, comparison: Comparison) -> None:
     report.add(Heading("Training"))
-    for name, runs in zip(ARMS, (training.baseline, training.vista), strict=True):
-        kinds = ", ".join(dict.fromkeys(map(describe_vista, runs)))
-        report.add(Line(PLAIN, f"{name}: VISTA {kinds}; {', '.join(str(run.folder) for run in runs)}"))
+    for arm in comparison.arms:
+        kinds = ", ".join(dict.fromkeys(map(describe_vista, arm.trainings)))
+        if kinds:
+            report.add(Line(PLAIN, f"{arm.name}: VISTA {kinds}; {', '.join(map(str, arm.folders))}"))
+    # What is said of every arm is one line, without their names.
+    said: dict[tuple[str, str], list[str]] = {}
+    for training in comparison.trainings:
+        for line in _training_lines(training):
+            said.setdefault(line, []).append(training.arm)
+    for (mark, text), names in said.items():
+        is_common = len(names) == len(comparison.trainings)
+        report.add(Line(mark, text if is_common else f"{', '.join(names)}: {text}"))
+    rows = [row for training in comparison.trainings for row in training.rows]
+    if rows:
+        report.add(_score_table(rows))
+        report.add_lines(NOTE, _grouped((row.task, note) for row in rows for note in row.notes))
+    for training in comparison.trainings:
+        terms = [
+            f"{term['name']} {term['first']:.4g} -> {term['last']:.4g}" for term in summarize_terms(training.vista)
+        ]
+        if terms:
+            report.add(Line(PLAIN, f"{training.arm}: {'; '.join(terms)}."))
+    caption = "Cross-entropy of all arms (VISTA's ce_loss against the baseline's loss), and VISTA's terms."
+    report.add(Figure(CURVES, caption))
+
+
+def _training_lines(training: TrainingComparison) -> Iterable[tuple[str, str]]:
+    """Yield (mark, text) of everything about an arm's conditions."""
     if training.refusals:
-        report.add(Line(WRONG, "NOT A COMPARISON OF VISTA: something else differs, or VISTA does not."))
-        report.add_lines(WRONG, [f"{reason}." for reason in training.refusals])
+        yield WRONG, "NOT A COMPARISON OF VISTA: something else differs, or VISTA does not."
+        yield from ((WRONG, f"{reason}.") for reason in training.refusals)
     else:
-        report.add(Line(OK, "Nothing that is recorded differs but VISTA."))
+        yield OK, "Nothing that is recorded differs but VISTA."
     for mark, status, title in (
         (OK, SAME, "the same"),
         (NOTE, UNKNOWN, "not recorded in every run, cannot be checked"),
@@ -52,32 +77,33 @@ def _add_training(report: Report, training: TrainingComparison) -> None:
             if check.status == status:
                 topics.setdefault(check.topic, []).append(check.name)
         if topics:
-            listed = (f"{topic} ({_shortened(names)})" for topic, names in topics.items())
-            report.add(Line(mark, f"{title}: {'; '.join(listed)}."))
-    report.add_lines(NOTE, [f"{note}." for note in training.notes])
-    if training.rows:
-        report.add(_score_table(training.rows))
-        report.add_lines(NOTE, [f"{row.task}: {note}" for row in training.rows for note in row.notes])
-    for term in summarize_terms(training.vista):
-        report.add(Line(PLAIN, f"{term['name']} of the VISTA arm: {term['first']:.4f} -> {term['last']:.4f}"))
-    caption = "Cross-entropy of both arms (VISTA's ce_loss against the baseline's loss), and VISTA's terms."
-    report.add(Figure(CURVES, caption))
+            yield mark, f"{title}: {'; '.join(f'{topic} ({_shortened(names)})' for topic, names in topics.items())}."
+    yield from ((NOTE, f"{note}.") for note in training.notes)
+
+
+def _grouped(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Return one line for the same note of several rows."""
+    labels: dict[str, list[str]] = {}
+    for label, note in notes:
+        labels.setdefault(note, []).append(label)
+    return [f"{', '.join(dict.fromkeys(of))}: {note}" for note, of in labels.items()]
 
 
 def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
-def _add_scores(report: Report, scores: ScoreComparison) -> None:
+def _add_scores(report: Report, comparison: Comparison) -> None:
+    scores = comparison.scores
     for harness in scores.harnesses():
         rows = [row for row in scores.rows if row.harness == harness]
         main = scores.headline_rows(harness)
         other = [row for row in rows if row not in main]
         report.add(Heading(f"Evaluation: {harness}"))
-        for name, arm in zip(ARMS, scores.arms, strict=True):
-            runs = [run for run in arm if any(key.harness == harness for key in run.scores)]
+        for arm in comparison.arms:
+            runs = [run for run in arm.evaluations if run.has(harness)]
             described = (f"{run.folder} ({', '.join(filter(None, (run.model, run.date)))})" for run in runs)
-            report.add(Line(PLAIN, f"{name}: {'; '.join(described)}"))
+            report.add(Line(PLAIN, f"{arm.name}: {'; '.join(described) or 'not evaluated'}"))
         same = ", ".join(
             f"{name} {value}" for name, value in scores.conditions[harness].items() if value not in _NOTHING
         )
@@ -90,11 +116,7 @@ def _add_scores(report: Report, scores: ScoreComparison) -> None:
         if main:
             caption = f"{harness}: change of each headline number with its 95% interval, in its own unit."
             report.add(Figure(harness, caption))
-        notes: dict[str, list[str]] = {}  # one line for the same note of several rows
-        for row in rows:
-            for note in row.notes:
-                notes.setdefault(note, []).append(row_label(row))
-        report.add_lines(NOTE, [f"{', '.join(labels)}: {note}" for note, labels in notes.items()])
+        report.add_lines(NOTE, _grouped((row_label(row), note) for row in rows for note in row.notes))
     if not scores.rows:
         return
     report.add(Heading("How to read it"))
@@ -118,6 +140,7 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
     model = next((row.published["model"] for row in rows if row.published), None)
     columns = {
         "task": [row.task for row in rows],
+        "arm": ["-" if row.arm == "VISTA" else row.arm for row in rows],
         "metric": [row.metric for row in rows],
         "unit": [row.unit for row in rows],
         "n": ["-" if row.questions is None else str(row.questions) for row in rows],
@@ -128,7 +151,6 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
             " to ".join(format_number(end, row.unit, "+") for end in row.interval_95) if row.interval_95 else "-"
             for row in rows
         ],
-        "relative": ["-" if row.relative_change is None else f"{row.relative_change:+.1%}" for row in rows],
         "p": [_probability(row.p) for row in rows],
         "p, Holm": [_probability(row.p_holm) for row in rows],
         "verdict": [row.verdict for row in rows],
@@ -138,7 +160,7 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
         ],
     }
     filled = {title: cells for title, cells in columns.items() if any(cell != "-" for cell in cells)}
-    words = frozenset(at for at, title in enumerate(filled) if title in ("task", "metric", "unit", "verdict"))
+    words = frozenset(at for at, title in enumerate(filled) if title in ("task", "arm", "metric", "unit", "verdict"))
     return Table(tuple(filled), list(zip(*filled.values(), strict=True)), words)
 
 

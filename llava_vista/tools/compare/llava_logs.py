@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Questions, Score, ScoreKey
-from ..kit.json_files import BadFile, read_lines, read_object
+from ..kit.json_files import BadFile, is_finite, read_lines, read_object
 from ..kit.lmms_eval import digest
 from ..kit.training_folder import recorded_seed
 
@@ -62,9 +62,13 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
         except BadFile as error:
             run.problems.append(str(error))
             continue
-        if isinstance(content.get("acc"), (int, float)) and "results" in content:
+        if "acc" in content and "results" in content:
+            count = content.get("count")
+            if not is_finite(content["acc"]) or not (count is None or is_finite(count)):
+                run.problems.append(f"{path}: ScienceQA is not scored (acc is {content['acc']}, count {count}).")
+                continue
             questions = _scienceqa_questions(run, path)
-            add(path, *_score("ScienceQA", "accuracy", content["acc"], content.get("count"), questions=questions))
+            add(path, *_score("ScienceQA", "accuracy", content["acc"], count, questions=questions))
     for path in sorted(folder.rglob("*")):
         if path.suffix in _LOGS and path.is_file() and path.stat().st_size < _LARGEST_LOG:
             for key, score in _printed(path.read_text(encoding="utf-8", errors="replace"), folder):
@@ -76,7 +80,7 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
 def _score(
     task: str, metric: str, value: str | float, count: str | int | None = None, **options: Any
 ) -> tuple[ScoreKey, Score]:
-    options = {"main": True, "percent": True, **options}
+    options = {"main": True, "unit": "%", **options}
     number = None if count is None else int(count)
     return ScoreKey(LLAVA_SCRIPTS, task, metric), Score(float(value), True, {}, number, **options)
 
@@ -96,7 +100,7 @@ def _printed(text: str, folder: Path) -> Iterator[tuple[ScoreKey, Score]]:
     for experiment, count, accuracy in _TEXTVQA.findall(text):
         yield _score(_textvqa_task(folder, experiment.strip()), "accuracy", accuracy, count)
     for part, total in _MME.findall(text):
-        yield _score(f"MME {part.lower()}", "total score", total, percent=False)
+        yield _score(f"MME {part.lower()}", "total score", total, unit="points")
     for _, _, accuracy in _GQA.findall(text):
         yield _score("GQA testdev_balanced", "accuracy", accuracy)
     for count, accuracy, with_images in _SCIENCEQA.findall(text):

@@ -12,6 +12,7 @@ from ..kit.json_files import BadFile
 from ..kit.lmms_eval import read_lmms_eval
 from ..kit.training_folder import STATE_FILE, TrainingRun, looks_like_training, read_training
 from .llava_logs import read_llava_logs
+from .vlmevalkit import read_vlmevalkit
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Arm:
     """The runs of one arm in the order in which they were named, and what could not be read."""
 
     name: str
+    folders: list[Path]
     trainings: list[TrainingRun] = field(default_factory=list)
     evaluations: list[EvaluationRun] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -30,16 +32,15 @@ def read_arm(name: str, folders: Sequence[str]) -> Arm:
     Raises:
         CompareError: one is not a directory, or is named twice.
     """
-    arm = Arm(name)
-    for position, text in enumerate(folders):
-        folder = Path(text).expanduser()
-        if folder.resolve() in [Path(other).expanduser().resolve() for other in folders[:position]]:
+    arm = Arm(name, [Path(text).expanduser() for text in folders])
+    for position, (text, folder) in enumerate(zip(folders, arm.folders, strict=True)):
+        if folder.resolve() in [other.resolve() for other in arm.folders[:position]]:
             raise CompareError(f"{text} is named twice for the {name} arm; name each run once.")
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
             raise CompareError(
                 f"{text} {found}; expected for the {name} arm: a training output directory ({STATE_FILE}), or a "
-                "directory with the results of lmms-eval or of LLaVA's own evaluation scripts."
+                "directory with the results of lmms-eval, VLMEvalKit or LLaVA's own evaluation scripts."
             )
         _read_folder(arm, folder)
     return arm
@@ -54,7 +55,8 @@ def _read_folder(arm: Arm, folder: Path) -> None:
             arm.problems += run.problems
         except BadFile as error:
             arm.problems.append(str(error))
-    found = [run for run in (read_lmms_eval(folder), read_llava_logs(folder)) if run is not None]
+    readers = (read_lmms_eval, read_llava_logs, read_vlmevalkit)
+    found = [run for run in (read(folder) for read in readers) if run is not None]
     for evaluation in found:
         arm.problems += evaluation.problems
         if evaluation.scores:
@@ -63,6 +65,6 @@ def _read_folder(arm: Arm, folder: Path) -> None:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{STATE_FILE}"))
         hint = f" Did you mean one of its folders: {', '.join(inside)}?" if inside else ""
         arm.problems.append(
-            f"{folder} holds nothing to compare: no {STATE_FILE}, no *_results.json of lmms-eval, and no output of "
-            f"LLaVA's evaluation scripts.{hint}"
+            f"{folder} holds nothing to compare: no {STATE_FILE} and no TensorBoard events, no *_results.json of "
+            f"lmms-eval, no *_acc.csv or *_score.csv of VLMEvalKit, and no output of LLaVA's evaluation scripts.{hint}"
         )

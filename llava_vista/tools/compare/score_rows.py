@@ -1,12 +1,15 @@
-"""One line of a table: a number of both arms, their change, and how certain it is."""
+"""One line of a table: a number of the baseline and of another arm, the change, and how certain it is."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
+
+from ..kit.evaluation_scores import ScoreKey
 
 if TYPE_CHECKING:
     from ..kit.statistics import Paired
@@ -14,20 +17,16 @@ if TYPE_CHECKING:
 #: A change is significant below this p.
 LEVEL = 0.05
 SEEDS, QUESTIONS = "seeds", "questions"
-_IN_JSON = (
-    *("harness", "task", "metric", "unit", "main", "higher_is_better", "questions", "baseline", "vista", "change"),
-    *("relative_change", "better", "interval_95", "p", "p_holm", "test", "noise", "verdict", "published", "notes"),
-)
 
 
 @dataclass(eq=False)
 class ScoreRow:
-    """A number of both arms, one value per run, in ``unit``.
+    """A number of the baseline and of ``arm``, one value per run, in ``unit``.
 
     Attributes:
         questions: how many the number is computed from.
         interval_95: of the change; None when nothing is known about its noise.
-        p: of the test named ``test``; Holm-adjusted for the number of tests in ``p_holm``.
+        p: of the test named ``test``; adjusted for the number of tests, over all arms, in ``p_holm``.
         noise: what interval and test account for: ``questions`` (other questions might have been asked; both models
             are taken as they are) or ``seeds`` (other seeds might have been trained).
         published: the released numbers for this task, in the same unit.
@@ -51,6 +50,12 @@ class ScoreRow:
     noise: str | None = None
     notes: list[str] = field(default_factory=list)
     paired: Paired | None = field(default=None, repr=False)
+    arm: str = "VISTA"
+
+    @property
+    def key(self) -> ScoreKey:
+        """Which number it is, of any arm."""
+        return ScoreKey(self.harness, self.task, self.metric)
 
     @property
     def change(self) -> float:
@@ -79,12 +84,17 @@ class ScoreRow:
         return adjusted < LEVEL and not self.interval_95[0] <= 0 <= self.interval_95[1]
 
     @property
+    def is_same(self) -> bool:
+        """Whether no question has another score, which says little of other questions when there are few."""
+        return self.paired is not None and self.paired.is_unchanged()
+
+    @property
     def verdict(self) -> str:
         """The outcome in words, for tables."""
-        if self.is_significant is None:
-            return "n/a"
+        if self.is_same:
+            return "no question differs"
         if not self.is_significant:
-            return "equal" if self.interval_95 == (0, 0) else "not significant"
+            return "n/a" if self.is_significant is None else "not significant"
         return {True: "better", False: "worse", None: "higher" if self.change > 0 else "lower"}[self.better]
 
     def test_seeds(self, pairing: str | None) -> None:
@@ -105,13 +115,25 @@ class ScoreRow:
         from ..kit.statistics import bootstrap_interval, paired_test
 
         self.paired, self.noise = paired, QUESTIONS
-        self.interval_95 = bootstrap_interval(paired)
+        low, high = bootstrap_interval(paired)
+        self.interval_95 = None if math.isnan(low) else (low, high)
         self.p, self.test = paired_test(paired)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
-        values = {name: getattr(self, name) for name in _IN_JSON}
+        stored = [item.name for item in fields(self) if item.name != "paired"]
+        values = {name: getattr(self, name) for name in (*stored, "change", "relative_change", "better", "verdict")}
         return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
+
+
+def adjust(rows: Sequence[ScoreRow]) -> None:
+    """Adjust the p values of a family of tests, those of the rows, for their number (Holm)."""
+    tested = [row for row in rows if row.p is not None]
+    if tested:
+        from ..kit.statistics import holm
+
+        for row, adjusted in zip(tested, holm([row.p for row in tested if row.p is not None]), strict=True):
+            row.p_holm = adjusted
 
 
 def pair_by_seed(baseline: Sequence[Any], vista: Sequence[Any]) -> tuple[list[Any], str | None]:

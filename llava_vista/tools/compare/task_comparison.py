@@ -9,7 +9,8 @@ from statistics import fmean
 from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
 from ..kit.published_scores import published_model, published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
-from .score_rows import LEVEL, QUESTIONS, ScoreRow, pair_by_seed
+from .run_directories import Arm
+from .score_rows import LEVEL, QUESTIONS, ScoreRow, adjust, pair_by_seed
 from .training_conditions import DIFFERS, MISSING, check_condition
 
 AVERAGE = "average"
@@ -36,7 +37,6 @@ class ScoreComparison:
     ``conditions`` has, by harness, what was recorded and is the same for all of its compared tasks.
     """
 
-    arms: tuple[Sequence[EvaluationRun], Sequence[EvaluationRun]]
     conditions: dict[str, dict[str, str]] = field(default_factory=dict)
     rows: list[ScoreRow] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
@@ -50,17 +50,17 @@ class ScoreComparison:
     def harnesses(self) -> list[str]:
         return list(dict.fromkeys(row.harness for row in self.rows))
 
-    def outcome(self) -> str:
-        """Return the verdicts on the headline numbers in a sentence, "" when none was tested."""
-        rows = [row for row in self.headline_rows() if row.main]
+    def outcome(self, arm: str) -> str:
+        """Return the verdicts on an arm's headline numbers in a sentence, "" when none was tested."""
+        rows = [row for row in self.headline_rows() if row.main and row.arm == arm]
         verdicts: dict[str, list[str]] = {}
         for row in rows:
             changed = f" {row.change:+.2f}" if row.is_significant else ""
             verdicts.setdefault(row.verdict, []).append(f"{row.task}{changed}")
         untested = len(verdicts.pop("n/a", []))
         listed = [
-            f"{len(names)} {verdict}"
-            + (f" ({', '.join(names)})" if verdict not in ("equal", "not significant") else "")
+            f"{len(names)} {'where ' * (verdict == 'no question differs')}{verdict}"
+            + (f" ({', '.join(names)})" if verdict in ("better", "worse", "higher", "lower") else "")
             for verdict, names in verdicts.items()
         ]
         tested = f"Of {len(rows) - untested} tested headline numbers: {', '.join(listed)}."
@@ -70,35 +70,37 @@ class ScoreComparison:
         return len({(row.harness, row.task) for row in self.rows if row.task != AVERAGE})
 
 
-def compare_scores(baseline: Sequence[EvaluationRun], vista: Sequence[EvaluationRun]) -> ScoreComparison:
-    """Compare what was evaluated in both arms, harness by harness."""
-    result = ScoreComparison((baseline, vista))
-    for harness in dict.fromkeys(key.harness for run in (*baseline, *vista) for key in run.scores):
-        arms = [[run for run in arm if any(key.harness == harness for key in run.scores)] for arm in (baseline, vista)]
-        if not all(arms):
-            name = "VISTA" if arms[0] else "baseline"
-            result.not_compared.append(
-                f"{harness}: results for one arm only, none for the {name} arm. Numbers of different harnesses are "
-                "never compared."
-            )
-            continue
-        arms[1], pairing = pair_by_seed(*arms)
-        rows = _compare_harness(harness, arms, pairing, result)
-        tasks = {row.task for row in rows}
-        compared = [score.conditions for key, score in arms[0][0].scores.items() if key.task in tasks]
+def compare_scores(arms: Sequence[Arm]) -> ScoreComparison:
+    """Compare what was evaluated in each arm and in the baseline, the first one, harness by harness."""
+    result = ScoreComparison()
+    for harness in dict.fromkeys(key.harness for arm in arms for run in arm.evaluations for key in run.scores):
+        baseline, *others = ([run for run in arm.evaluations if run.has(harness)] for arm in arms)
+        for arm, runs in zip(arms[1:], others, strict=True):
+            if not baseline or not runs:
+                result.not_compared.append(
+                    f"{harness}: no results for the {arm.name if baseline else 'baseline'} arm. Numbers of different "
+                    "harnesses are never compared."
+                )
+                continue
+            paired, pairing = pair_by_seed(baseline, runs)
+            rows = _compare_harness(harness, arm.name, (baseline, paired), pairing, result)
+            result.rows += rows
+            result.rows += _average([row for row in rows if row.main and row.unit == "%"], pairing)
+        tasks = {row.task for row in result.rows}
+        compared = [score.conditions for run in baseline for key, score in run.scores.items() if key.task in tasks]
         result.conditions[harness] = {
             name: value
             for name, value in next(iter(compared), {}).items()
             if all(of.get(name) == value for of in compared)
         }
-        result.rows += rows
-        result.rows += _average(harness, [row for row in rows if row.main and row.unit == "%"], pairing)
+    keys = list(dict.fromkeys(row.key for row in result.rows))  # the arms of a number one below the other
+    result.rows.sort(key=lambda row: (row.task == AVERAGE, keys.index(row.key)))
     _adjust(result)
     return result
 
 
 def _compare_harness(
-    harness: str, arms: Sequence[Sequence[EvaluationRun]], pairing: str | None, result: ScoreComparison
+    harness: str, arm: str, arms: Sequence[Sequence[EvaluationRun]], pairing: str | None, result: ScoreComparison
 ) -> list[ScoreRow]:
     rows = []
     runs = [run for arm in arms for run in arm]
@@ -111,15 +113,15 @@ def _compare_harness(
             name = f"{key.task} ({key.metric})" if has_task else key.task
             refused[f"{name}: missing in {', '.join(str(run.folder) for run in without)}."] = None
             continue
-        baseline, vista = ([run.scores[key] for run in arm] for arm in arms)
-        reason = _incomparable(key.task, baseline, vista)
+        baseline, vista = ([run.scores[key] for run in of] for of in arms)
+        reason = _incomparable(key.task, arm, baseline, vista)
         if reason:
             refused[f"{reason}."] = None
         else:
-            rows.append(_row(key, baseline, vista, pairing, model))
+            rows.append(_row(key, arm, baseline, vista, pairing, model))
     result.not_compared += refused
     # A task's headline is the number that was published for it; else it stays what its harness lists first.
-    published = {row: published_task(ScoreKey(harness, row.task, row.metric)) is not None for row in rows}
+    published = {row: published_task(row.key) is not None for row in rows}
     for row in rows:
         if any(is_published for other, is_published in published.items() if other.task == row.task):
             row.main = published[row]
@@ -132,16 +134,16 @@ def _compare_harness(
     return rows
 
 
-def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
+def _incomparable(task: str, arm: str, baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
     """Return why the scores are not of the same task, asked in the same way; None when they are."""
     before, after = (
-        [{**score.conditions, "number of questions": score.count} for score in arm] for arm in (baseline, vista)
+        [{**score.conditions, "number of questions": score.count} for score in of] for of in (baseline, vista)
     )
     for name in dict.fromkeys(name for conditions in (*before, *after) for name in conditions):
-        values = ([run.get(name, MISSING) for run in arm] for arm in (before, after))
+        values = ([run.get(name, MISSING) for run in of] for of in (before, after))
         check = check_condition(task, name, *values)
         if check.status == DIFFERS:
-            return check.sentence()
+            return check.sentence(arm)
     logged = [score.questions for score in (*baseline, *vista) if score.questions]
     try:
         for other in logged[1:]:
@@ -152,14 +154,14 @@ def _incomparable(task: str, baseline: Sequence[Score], vista: Sequence[Score]) 
 
 
 def _row(
-    key: ScoreKey, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str | None
+    key: ScoreKey, arm: str, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str | None
 ) -> ScoreRow:
     first = baseline[0]
     published = published_task(key)
     if published is not None:
         scale, unit = float(published["scale"]), str(published["unit"])
-    elif first.percent:
-        scale, unit = 1.0, "%"
+    elif first.unit:
+        scale, unit = 1.0, first.unit
     elif all(0 <= score.value <= 1 for score in (*baseline, *vista)):
         scale, unit = 100.0, "%"
     else:
@@ -173,6 +175,7 @@ def _row(
         first.count,
         first.main,
         published_scores(key, model),
+        arm=arm,
     )
     if len(baseline) == len(vista) == 1:
         try:
@@ -191,8 +194,8 @@ def _row(
     return row
 
 
-def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> list[ScoreRow]:
-    """Return the row of the unweighted mean of several headline numbers."""
+def _average(rows: Sequence[ScoreRow], pairing: str | None) -> list[ScoreRow]:
+    """Return the row of the unweighted mean of several headline numbers of one arm."""
     if len(rows) < 2:
         return []
     baseline, vista = (
@@ -200,7 +203,8 @@ def _average(harness: str, rows: Sequence[ScoreRow], pairing: str | None) -> lis
         for arm in ([row.baseline for row in rows], [row.vista for row in rows])
     )
     higher = all(row.higher_is_better for row in rows) or None
-    average = ScoreRow(harness, AVERAGE, f"over {len(rows)} numbers", "%", baseline, vista, higher, main=False)
+    metric, first = f"over {len(rows)} numbers", rows[0]
+    average = ScoreRow(first.harness, AVERAGE, metric, "%", baseline, vista, higher, main=False, arm=first.arm)
     known = [row.published for row in rows if row.published]
     if len(known) == len(rows):
         means = {name: fmean(entry[name] for entry in known) for name in ("baseline", "l2", "cosine")}
@@ -216,12 +220,9 @@ def _adjust(result: ScoreComparison) -> None:
     """Adjust the p values for the number of tests, and note what a reader should know."""
     rows = result.rows
     headline = [row for row in rows if row.p is not None and row.main]
-    further = [row for row in rows if row.p is not None and not row.main and row.task != AVERAGE]
-    for family in filter(None, (headline, further)):
-        from ..kit.statistics import holm
-
-        for row, adjusted in zip(family, holm([row.p for row in family if row.p is not None]), strict=True):
-            row.p_holm = adjusted
+    adjust(headline)
+    adjust([row for row in rows if not row.main and row.task != AVERAGE])
+    adjust([row for row in rows if row.task == AVERAGE])
     if len(headline) > 1:
         result.notes.append(
             f"{len(headline)} headline numbers were tested: about {LEVEL * len(headline):.1f} of them would have p < "

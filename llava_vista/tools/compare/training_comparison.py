@@ -1,4 +1,4 @@
-"""The comparison of two arms of trainings: whether it is one, and where the cross-entropy ended."""
+"""The comparison of an arm's trainings with the baseline's: whether it is one, and where the cross-entropy ended."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_ste
 from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
-ARMS = ("baseline", "VISTA")
-VISTA_TERMS = {"vista_loss": "VISTA loss", "vista_similarity": "similarity (mean I)"}
+#: What VISTA logs, with its name in reports.
+VISTA_TERMS = {
+    "vista_loss": "VISTA loss",
+    "vista_similarity": "similarity (mean I)",
+    "vista_margin": "margin of the own text",
+    "vista_own_first": "own text ranked first",
+    "vista_information": "information of the image (nats per token)",
+}
+#: The share of ``vista_own_first`` that a ranking by chance has.
+CHANCE = "vista_own_first_chance"
 _DEFAULTS = {"position_weighting": "linear", "text_scope": "all", "on_nonfinite": "stop"}
 
 
 @dataclass
 class TrainingComparison:
-    """Two arms of trainings.
+    """The trainings of the baseline, and of the arm with this name.
 
     ``refusals`` names what makes them no comparison of VISTA, ``not_compared`` numbers that cannot be compared.
     """
 
+    arm: str
     baseline: list[TrainingRun]
     vista: list[TrainingRun]
     checks: list[ConditionCheck]
@@ -35,18 +44,18 @@ class TrainingComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
         return {
+            "arm": self.arm,
             "refusals": self.refusals,
             "notes": self.notes,
             "settings": [vars(check) for check in self.checks],
             "numbers": [row.to_dict() for row in self.rows],
             "vista_terms": summarize_terms(self.vista),
-            "baseline": [_run_dict(run) for run in self.baseline],
-            "vista": [_run_dict(run) for run in self.vista],
+            "alignment": describe_alignment(self.vista),
         }
 
 
-def compare_trainings(baseline: list[TrainingRun], vista: list[TrainingRun]) -> TrainingComparison:
-    """Compare the trainings of two arms.
+def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[TrainingRun]) -> TrainingComparison:
+    """Compare an arm's trainings with the baseline's.
 
     Raises:
         MissingExtraError: several runs per arm need the extra ``compare``.
@@ -54,7 +63,7 @@ def compare_trainings(baseline: list[TrainingRun], vista: list[TrainingRun]) -> 
     vista, pairing = pair_by_seed(baseline, vista)
     checks = check_conditions(baseline, vista)
     result = TrainingComparison(
-        baseline, vista, checks, _refusals(baseline, vista, checks), _notes(baseline, vista, checks), [], []
+        arm, baseline, vista, checks, _refusals(arm, baseline, vista, checks), _notes(baseline, vista, checks), [], []
     )
     if result.refusals:
         return result
@@ -71,7 +80,7 @@ def compare_trainings(baseline: list[TrainingRun], vista: list[TrainingRun]) -> 
         return result
     before, after = ([fmean(run.values_at("ce_loss", last)) for run in arm] for arm in (baseline, vista))
     metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
-    row = ScoreRow("training", "cross-entropy", metric, "nats per token", before, after, None)
+    row = ScoreRow("training", "cross-entropy", metric, "nats per token", before, after, None, arm=arm)
     row.test_seeds(pairing)
     if row.test is None:
         row.notes.append("one run per arm, so the noise between seeds is not known.")
@@ -91,33 +100,57 @@ def describe_vista(run: TrainingRun) -> str:
 
 
 def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
-    """Return first record and mean of the last ones of VISTA's own terms, averaged over runs. Empty without VISTA."""
+    """Return what VISTA's terms were at both ends of the training (means of so many records), averaged over runs."""
     summaries = []
-    for key, name in VISTA_TERMS.items():
+    for key, name in {**VISTA_TERMS, CHANCE: "own text ranked first, by chance"}.items():
         series = [run.series(key)[1] for run in runs]
         if all(series):
-            first, last = fmean(values[0] for values in series), fmean(map(mean_at_end, series))
-            summaries.append({"name": name, "first": first, "last": last})
+            first, last = (fmean(mean_at_end(values[::step]) for values in series) for step in (-1, 1))
+            summaries.append({"key": key, "name": name, "first": first, "last": last})
     return summaries
 
 
+def describe_alignment(runs: Sequence[TrainingRun]) -> str:
+    """Return a sentence when the VISTA loss fell and nothing shows that it fell by the images; else "".
+
+    Both published estimators lower their loss also by what all samples share. The margin (own text less the other
+    samples' texts) shrinks with the scale of the states; the rank of the own text does not.
+    """
+    terms = {term["key"]: term for term in summarize_terms(runs)}
+    loss, shown = terms.get("vista_loss"), [terms[key] for key in ("vista_margin", "vista_own_first") if key in terms]
+    if (
+        not shown
+        or loss is None
+        or loss["last"] >= loss["first"]
+        or all(term["last"] > term["first"] for term in shown)
+    ):
+        return ""
+    numbers = "; ".join(f"{term['name']} {term['first']:.3g} -> {term['last']:.3g}" for term in shown)
+    chance = f" (chance {terms[CHANCE]['last']:.3g})" if CHANCE in terms else ""
+    return (
+        f"The VISTA loss fell ({loss['first']:.3g} -> {loss['last']:.3g}) and the alignment with the own image did not "
+        f"rise ({numbers}{chance}): the loss fell by what all samples share."
+    )
+
+
 def _refusals(
-    baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
+    arm_name: str, baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
 ) -> list[str]:
-    reasons = [check.sentence() for check in checks if check.status == DIFFERS]
+    reasons = [check.sentence("VISTA") for check in checks if check.status == DIFFERS]
+    arms = (("baseline", baseline), (arm_name, vista))
     kinds = [list(dict.fromkeys(describe_vista(run) for run in arm)) for arm in (baseline, vista)]
-    for name, found in zip(ARMS, kinds, strict=True):
+    for (name, _), found in zip(arms, kinds, strict=True):
         if len(found) > 1:
             reasons.append(f"the runs of the {name} arm differ in VISTA's own options: {' / '.join(found)}")
     if all(run.vista is None for run in vista):
         swapped = any(run.vista is not None for run in baseline)
         reasons.append(
-            f"the VISTA arm was not trained with VISTA ({kinds[1][0]})"
+            f"the {arm_name} arm was not trained with VISTA ({kinds[1][0]})"
             + (", but the baseline was: are the two swapped?" if swapped else "")
         )
     elif kinds[0] == kinds[1]:
         reasons.append(f"VISTA does not differ: {kinds[0][0]} in both arms")
-    for name, arm in zip(ARMS, (baseline, vista), strict=True):
+    for name, arm in arms:
         seeds = Counter(str(run.seed) for run in arm if run.seed is not None)
         repeated = [seed for seed, times in seeds.items() if times > 1]
         if repeated:
@@ -140,7 +173,7 @@ def _notes(
                     f"{run.folder}: {key} is NaN or infinite in {len(steps)} of {len(steps) + kept} records (steps "
                     f"{steps[0]} to {steps[-1]}); they are left out"
                 )
-    without = [str(run.folder) for run in (*baseline, *vista) if not run.arguments]
+    without = [str(run.folder) for run in (*baseline, *vista) if not (run.arguments or run.logged_arguments)]
     if without and any(check.status == UNKNOWN for check in checks):
         notes.append(
             f"no vista.json with the host's arguments in {', '.join(without)}: training a baseline with `--vista "
@@ -149,8 +182,9 @@ def _notes(
     return notes
 
 
-def _run_dict(run: TrainingRun) -> dict[str, Any]:
-    series = {key: run.series(key) for key in ("ce_loss", *VISTA_TERMS)}
+def run_summary(run: TrainingRun) -> dict[str, Any]:
+    """Return what was trained, and its curves, as plain values."""
+    series = {key: run.series(key) for key in ("ce_loss", *VISTA_TERMS, CHANCE)}
     return {
         "folder": str(run.folder),
         "vista": describe_vista(run),

@@ -32,8 +32,8 @@ class ConditionCheck:
     baseline: str
     vista: str
 
-    def sentence(self) -> str:
-        return f"{self.topic}: {self.name} is {self.baseline} in the baseline, {self.vista} with VISTA"
+    def sentence(self, arm: str) -> str:
+        return f"{self.topic}: {self.name} is {self.baseline} in the baseline, {self.vista} with {arm}"
 
 
 def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> list[ConditionCheck]:
@@ -60,13 +60,15 @@ def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRu
 def _recorded(run: TrainingRun) -> dict[str, Conditions | None]:
     """Return what each file of a run records, None for a file that is not there."""
     adapter, config, record = run.adapter_config or {}, run.model_config, run.record
-    sources: dict[str, Conditions | None] = dict.fromkeys(("arguments", "surroundings", "config"))
-    if run.arguments:
-        sources["arguments"] = {
-            (_TOPIC_OF.get(name, "other options"), name): value
-            for name, value in run.arguments.items()
-            if name not in _DATA["harmless_arguments"]
-        }
+    sources: dict[str, Conditions | None] = dict.fromkeys(("arguments", "TensorBoard", "surroundings", "config"))
+    # Apart from each other: the run record keeps only the type of values that may be private.
+    for source, arguments in (("arguments", run.arguments), ("TensorBoard", run.logged_arguments)):
+        if arguments:
+            sources[source] = {
+                (_TOPIC_OF.get(name, "other options"), name): value
+                for name, value in arguments.items()
+                if name not in _DATA["harmless_arguments"]
+            }
     if record is not None:
         versions = record.get("versions") or {}
         sources["surroundings"] = {

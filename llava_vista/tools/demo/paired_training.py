@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 from ...errors import DemoError
 from ..kit.processes import run_logged, tail
 from ..kit.training_folder import TrainingRun, read_training
-from .arm_results import Arm, draw_curves, results_table
+from .arm_results import Arm, results_table
 from .heldout_answers import answer_questions, load_records, majority_answers, score
 from .scene_dataset import DataPaths, DataSizes, text_samples, write_data
 from .text_pretraining import pretrain_text
@@ -168,16 +170,30 @@ def run_demo(args: argparse.Namespace) -> None:
     _print_heading("Result")
     text = results_table(arms, chance)
     print(text)
-    draw_curves(arms, output / "curves.png")
     summaries = [arm.summary() for arm in arms]
     results = {"seed": args.seed, "quick": args.quick, "blind_guess_accuracy": chance, "arms": summaries}
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (output / "table.txt").write_text(text + "\n", encoding="utf-8")
     baseline, vista = (output / name / "finetune" for name in ("baseline", "vista"))
-    print(
-        f"\n{time.perf_counter() - begin:.0f} s in all. One seed of a toy: this shows that everything works, not that"
-    )
-    print("VISTA helps or harms.")
-    print(f"Files    {output}: curves.png, table.txt, results.json, baseline/, vista/")
+    _compare(baseline, vista, output)
+    took = time.perf_counter() - begin
+    print(f"\n{took:.0f} s in all. One seed of a toy: this shows that everything works, not that VISTA helps or harms.")
+    print(f"Files    {output}: report.html, curves.png, table.txt, results.json, baseline/, vista/")
     print(f"Compare  llava-vista compare {baseline} {vista}")
     print(f"Probe    llava-vista probe {baseline} {vista} --data {setup.data.heldout} --images {setup.data.images}")
+
+
+def _compare(baseline: Path, vista: Path, output: Path) -> None:
+    """Write compare's report and curves of stage 2, and print its first sentences.
+
+    Raises:
+        DemoError: compare failed.
+    """
+    words = ["compare", str(baseline), str(vista), "--quiet"]
+    for name in ("report.html", "curves.png"):
+        words += ["-o", str(output / name)]
+    # A process of its own: a tool imports no other tool.
+    done = subprocess.run([sys.executable, "-m", "llava_vista.cli", *words], capture_output=True, text=True)
+    if not (output / "curves.png").is_file():  # the exit code is also 1 for a report of what could not be compared
+        raise DemoError(f"`llava-vista {shlex.join(words)}` failed: {done.stderr.strip()[-1000:]}")
+    print(f"\n{done.stdout.strip()}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 LMMS_EVAL = "lmms-eval"
 LLAVA_SCRIPTS = "LLaVA's own scripts"
+VLMEVALKIT = "VLMEvalKit"
 
 
 class ScoreKey(NamedTuple):
@@ -48,7 +49,7 @@ class Score:
         count: how many questions it is computed from, where reported.
         questions: the questions, where they were logged.
         main: whether it is the task's headline metric.
-        percent: whether the value is on a scale of 0 to 100 already.
+        unit: of the value; "" where it must be concluded (a fraction, points).
     """
 
     value: float
@@ -57,7 +58,7 @@ class Score:
     count: int | None = None
     questions: Questions | None = None
     main: bool = False
-    percent: bool = False
+    unit: str = ""
 
 
 @dataclass
@@ -70,6 +71,10 @@ class EvaluationRun:
     date: str = ""
     scores: dict[ScoreKey, Score] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def has(self, harness: str) -> bool:
+        """Return whether there are scores of this harness."""
+        return any(key.harness == harness for key in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was evaluated, and when, as plain values."""

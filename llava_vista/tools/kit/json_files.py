@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class BadFile(Exception):
     """A file cannot be used. The message names it and the reason; a report shows it and goes on with the rest."""
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    return is_number(value) and math.isfinite(value)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .evaluation_scores import LMMS_EVAL, EvaluationRun, Questions, Score, ScoreKey
-from .json_files import BadFile, read_lines, read_object
+from .json_files import BadFile, is_finite, read_lines, read_object
 from .training_folder import recorded_seed
 
 _RESULTS = re.compile(r"(?P<date>.+)_results\.json")
@@ -102,7 +101,7 @@ def _read_task(
         metric, comma, filter_name = name.rpartition(",")
         if not comma or _DERIVED.search(metric):
             continue
-        if _is_number(value) and math.isfinite(value):
+        if is_finite(value):
             numbers[metric, filter_name] = float(value)
         elif metric != "submission":  # a file for a server; no score in any release
             without.append(f"{metric} is {json.dumps(value)}")
@@ -128,14 +127,10 @@ def _read_task(
             number,
             higher[metric] if isinstance(higher.get(metric), bool) else None,
             {**conditions, "filter": filter_name},
-            next((int(count) for count in counts if isinstance(count, (int, float))), None),
+            next((int(count) for count in counts if is_finite(count)), None),
             questions,
             main=position == 0,
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _part(content: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -160,7 +155,7 @@ def _conditions(content: Mapping[str, Any], task: str) -> dict[str, str]:
         "lmms-eval generation": "0.7" if "lmms_eval_version" in content else "0.3",
         "model wrapper": str(config.get("model_backend") or config.get("model")),
         "model_args": json.dumps(_model_options(config.get("model_args")), sort_keys=True),
-        "limit": "none" if limit in (None, -1, "None") else f"{limit:g}" if _is_number(limit) else str(limit),
+        "limit": "none" if limit in (None, -1, "None") else f"{limit:g}" if is_finite(limit) else str(limit),
         "offset": str(config.get("offset") or 0),
         "n-shot": str(_part(content, "n-shot").get(task)),
         "task version": str(_part(content, "versions").get(task)),

@@ -20,7 +20,9 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#c9a400", "linestyle": (0, (1, 1)), "marker": "P"},
 )
 _SETTINGS: dict[Any, Any] = {
-    "font.size": 10,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -52,6 +54,12 @@ def new_figure(width: float, height: float, settings: Mapping[Any, Any] | None =
         from matplotlib.figure import Figure
     with rc_context({**_SETTINGS, **(settings or {})}):
         yield Figure(figsize=(width, height))  # not pyplot's: it needs no display and no closing
+
+
+def add_legend(figure: Any, axes: Sequence[Any]) -> None:
+    """Add one legend below all panels."""
+    entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
 
 
 def to_bytes(figure: Any, kind: str = "svg", dpi: int = 130) -> bytes:

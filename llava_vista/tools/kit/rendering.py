@@ -6,6 +6,9 @@ Markdown and HTML are jinja2 templates (``templates/``); text needs no dependenc
 from __future__ import annotations
 
 import base64
+import os
+import re
+import sys
 import textwrap
 from collections.abc import Mapping
 from itertools import groupby
@@ -16,6 +19,18 @@ from .extras import requires_extra
 from .report import Block, Heading, Line, Report, Table
 
 WIDTH = 110
+
+
+_COLORS = {"  !!  ": "31;1", "  ok  ": "32", "  --  ": "2"}
+
+
+def print_report(report: Report) -> None:
+    """Print the report as text: coloured marks on a terminal, plain in a file or pipe, or where NO_COLOR is set."""
+    text = to_text(report)
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        for mark, color in _COLORS.items():
+            text = re.sub(rf"^{mark}", f"\033[{color}m{mark}\033[0m", text, flags=re.MULTILINE)
+    print(text, flush=True)
 
 
 def to_text(report: Report, width: int = WIDTH) -> str:

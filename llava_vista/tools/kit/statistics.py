@@ -101,13 +101,25 @@ class Paired:
         before, after = np.sum([weight * self.reduce(stratum.mean(axis=0)) for stratum, weight in means], axis=0)
         return float(before), float(after)
 
+    def is_unchanged(self) -> bool:
+        """Return whether every unit has the same features in both arms."""
+        return all(np.array_equal(stratum[:, 0], stratum[:, 1]) for stratum in self.strata)
+
     def is_binary(self) -> bool:
         """Return whether every unit is right or wrong: a mean over one stratum, only 0 and 1."""
         return self.is_mean and len(self.strata) == 1 and bool(np.isin(self.strata[0], (0.0, 1.0)).all())
 
 
 def bootstrap_interval(paired: Paired, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Return the 95% percentile interval of the difference, units resampled in pairs within their strata."""
+    """Return the 95% percentile interval of the difference, units resampled in pairs within their strata.
+
+    Units of which none differs leave nothing to resample. For right or wrong answers the interval is then what the
+    exact binomial upper bound on the share of units that differ allows, in both directions; else it is unknown (NaN).
+    """
+    if paired.is_unchanged():
+        units = len(paired.strata[0])
+        bound = paired.weights[0] * (1 - (1 - CONFIDENCE) ** (1 / units)) if paired.is_binary() else math.nan
+        return -bound, bound
     generator = np.random.default_rng(0)
 
     def draw(rows: Array, counts: Array, size: int) -> Array:

@@ -15,7 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
-from .json_files import BadFile, read_object
+from .json_files import BadFile, is_number, read_object
+from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
@@ -27,7 +28,10 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None."""
+    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None.
+
+    ``logged_arguments`` are the host's training arguments as TensorBoard's log has them.
+    """
 
     folder: Path
     state: dict[str, Any]
@@ -35,6 +39,7 @@ class TrainingRun:
     record: dict[str, Any] | None
     model_config: dict[str, Any] | None
     adapter_config: dict[str, Any] | None
+    logged_arguments: dict[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -45,20 +50,19 @@ class TrainingRun:
     @property
     def vista(self) -> dict[str, Any] | None:
         """VISTA's options, {} when it ran but they are not recorded, None when it did not act (off, or weight 0)."""
-        config = (self.record or {}).get("config")
-        if isinstance(config, dict):
+        config: dict[str, Any] | None = (self.record or {}).get("config")
+        if config is not None:
             return config if config.get("weight", 1.0) else None
         return {} if self.is_observed else None
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The host's training arguments, {} where ``vista.json`` has none."""
-        arguments = (self.record or {}).get("training_arguments")
-        return arguments if isinstance(arguments, dict) else {}
+        return (self.record or {}).get("training_arguments") or {}
 
     @property
     def seed(self) -> int | None:
-        seed = self.arguments.get("seed")
+        seed = (self.arguments or self.logged_arguments or {}).get("seed")
         return seed if isinstance(seed, int) else None
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
@@ -80,7 +84,7 @@ class TrainingRun:
                 value = record.get("ce_loss", None if "vista_loss" in record else record["loss"])
             else:
                 value = record.get(key) if record.get("vista_aligned_samples") else None
-            if isinstance(value, (int, float)):
+            if value is not None:
                 values[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
         return values
 
@@ -120,7 +124,8 @@ def recorded_seed(*folders: Path) -> int | None:
 def looks_like_training(folder: Path) -> bool:
     """Return whether a training wrote here, be it complete or not."""
     names = {path.name for path in folder.iterdir()}
-    return bool(names & {STATE_FILE, RUN_RECORD, "training_args.bin"}) or any(map(_CHECKPOINT.fullmatch, names))
+    known = names & {STATE_FILE, RUN_RECORD, "training_args.bin"}
+    return bool(known or event_files(folder)) or any(map(_CHECKPOINT.fullmatch, names))
 
 
 def read_training(folder: Path) -> TrainingRun:
@@ -128,24 +133,25 @@ def read_training(folder: Path) -> TrainingRun:
 
     Raises:
         BadFile: there is no usable log. Other bad files are in ``problems``.
+        MissingExtraError: the log is TensorBoard's, which is not installed.
     """
-    path = _state_path(folder)
-    if path is None:
+    path, written = _state_path(folder), None
+    if path is not None:
+        state = read_object(path)
+    elif events := event_files(folder):
+        path, written = events[-1], read_tensorboard(folder)
+        state = {"log_history": written.log_history}
+    else:
         raise BadFile(
-            f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N: the training did not reach its "
-            "first checkpoint, or the file was not copied along."
+            f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N, and no event file of "
+            "TensorBoard: the training did not reach its first checkpoint, or the file was not copied along."
         )
-    state = read_object(path)
-    history = state.get("log_history")
-    log = [
-        record
-        for record in (history if isinstance(history, list) else [])
-        if isinstance(record, dict)
-        and isinstance(record.get("loss"), (int, float))
-        and isinstance(record.get("step"), int)
-    ]
+    history = state.pop("log_history", None)
+    entries = history if isinstance(history, list) else []
+    records = [_numbers(entry) for entry in entries if isinstance(entry, dict)]
+    log = [record for record in records if "loss" in record and isinstance(record.get("step"), int)]
     if not log:
-        raise BadFile(f"{path} has no training record (log_history with loss and step): was logging off?")
+        raise BadFile(f"{path} has no training record (loss and step): was logging off?")
     problems: list[str] = []
 
     def optional(name: str) -> dict[str, Any] | None:
@@ -157,8 +163,8 @@ def read_training(folder: Path) -> TrainingRun:
                     problems.append(str(error))
         return None
 
-    record = optional(RUN_RECORD)
-    reason = None if record is None else _contradiction(record, state, log)
+    record, state = optional(RUN_RECORD), _numbers(state)
+    reason = None if record is None else _malformed(record) or _contradiction(record, state, log)
     if reason:
         problems.append(
             f"{folder}/{RUN_RECORD} is not of the training in {path.name}: {reason}. It is not used; was the directory "
@@ -169,16 +175,34 @@ def read_training(folder: Path) -> TrainingRun:
         state,
         log,
         record=None if reason else record,
-        model_config=optional("config.json"),
+        model_config=optional("config.json") or (written.model_config if written else None),
         adapter_config=optional("adapter_config.json"),
+        logged_arguments=written.arguments if written else None,
         problems=problems,
     )
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that are numbers."""
+    return {name: value for name, value in values.items() if is_number(value)}
+
+
+def _malformed(record: dict[str, Any]) -> str | None:
+    """Return which part of a run record is not of the kind that llava-vista writes."""
+    parts = {name: record.get(name) for name in ("config", "training_arguments", "versions", "data")}
+    for name, value in parts.items():
+        if not (value is None or isinstance(value, dict)):
+            return f"its {name} is {value!r}"
+    config = parts["config"] or {}
+    if not is_number(config.get("weight", 1.0)) or not isinstance(config.get("method", ""), str):
+        return f"its config has the method {config.get('method')!r} and the weight {config.get('weight')!r}"
+    return None
 
 
 def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[dict[str, Any]]) -> str | None:
     """Return what in the log cannot come from the training that a run record describes; None when all of it can."""
     config, arguments = record.get("config"), record.get("training_arguments")
-    if isinstance(config, dict):
+    if config is not None:
         weight = config.get("weight", 1.0)
         if not any("vista_loss" in entry for entry in log):
             return f"it records VISTA ({config.get('method')}, weight {weight:g}), and the log has no vista_loss"
@@ -194,13 +218,13 @@ def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[
         rest, total = sum((term - acted * loss) ** 2 for term, loss in added), sum(term * term for term, _ in added)
         if not weight and abs(acted) > 0.05 and rest < 0.05 * total:
             return f"it records the weight 0, and loss and ce_loss of the log differ by {acted:.2g} vista_loss"
-    rates = [entry["learning_rate"] for entry in log if isinstance(entry.get("learning_rate"), float)]
-    recorded = arguments if isinstance(arguments, dict) else {}
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    recorded = _numbers(arguments or {})
     if rates and recorded.get("learning_rate") and max(rates) > recorded["learning_rate"] * (1 + 1e-6):
         return f"it records the learning rate {recorded['learning_rate']:g}, and the log has {max(rates):g}"
     for name in ("max_steps", "logging_steps"):
         value, found = recorded.get(name), state.get(name)
-        if isinstance(value, (int, float)) and value >= 1 and found is not None and found != value:
+        if value is not None and value >= 1 and found is not None and found != value:
             return f"it records {name} {value:g}, and {STATE_FILE} has {found:g}"
     return None
 

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tower", help="vision tower, a folder or hub id (default: the published one)")
     parser.add_argument("--gpus", type=_count, help="GPUs of this machine to use (default: all)")
     parser.add_argument("--per-device-batch-size", type=_count, help="default: the upstream's, at most")
-    parser.add_argument("--tasks", nargs="+", default=[], help="evaluate: only these of the paper's tasks")
+    parser.add_argument("--tasks", nargs="+", default=[], help="evaluate: only these (default: all of the paper's)")
+    parser.add_argument("--include-path", help="evaluate: a folder of further lmms-eval tasks, for --tasks to name")
     parser.add_argument("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
 
 
@@ -68,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     from .paper_evaluation import check_tasks, evaluate
     from .training_sequence import show_trainings, train
 
-    settings, tasks = read_settings(args), check_tasks(args.tasks)
+    settings, tasks = read_settings(args), check_tasks(args.tasks, args.include_path)
     if args.action == "evaluate":
-        return evaluate(settings, tasks, args.dry_run)
+        return evaluate(settings, tasks, args.include_path, args.dry_run)
     if args.action == "compare":
         return _compare(settings, args.dry_run)
     if args.dry_run:

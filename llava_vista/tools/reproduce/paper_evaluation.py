@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ...errors import ReproduceError
 from ..kit.lmms_eval import read_lmms_eval
 from ..kit.published_scores import published_tasks
 from ..kit.report import Checklist
-from .launch_script import find_program, quoted
+from .launch_script import quoted
 from .planned_trainings import ReproduceSettings
 from .training_sequence import print_checklist, stop_at_problems
 
@@ -23,15 +24,20 @@ LMMS_EVAL, LLAVA_EVAL = "lmms-eval", "llava-eval"
 JUDGED = ("mmbench_en_dev", "mmbench_cn_dev")
 
 
-def check_tasks(tasks: list[str]) -> list[str]:
+def check_tasks(tasks: list[str], include_path: str | None) -> list[str]:
     """Return the tasks to evaluate: those that were named, or all of the paper's.
 
     Raises:
-        ReproduceError: one is not the paper's.
+        ReproduceError: one is not the paper's, and there is no folder that may define it.
     """
     known = published_tasks()
-    if unknown := [task for task in tasks if task not in known]:
-        raise ReproduceError(f"--tasks {' '.join(unknown)}: not among the paper's tasks, {', '.join(known)}.")
+    if include_path and not (Path(include_path).is_dir() and tasks):
+        raise ReproduceError(f"--include-path {include_path}: expected a folder, and its tasks named by --tasks.")
+    if not include_path and (unknown := [task for task in tasks if task not in known]):
+        raise ReproduceError(
+            f"--tasks {' '.join(unknown)}: not among the paper's tasks, {', '.join(known)}. Tasks of your own need "
+            "--include-path."
+        )
     return tasks or known
 
 
@@ -39,7 +45,7 @@ def _results_folder(model: Path, harness: str) -> Path:
     return model.with_name(f"{harness}-{model.name}")
 
 
-def evaluate(settings: ReproduceSettings, tasks: list[str], dry_run: bool) -> int:
+def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | None, dry_run: bool) -> int:
     """Evaluate every arm and seed on each task. A task whose results are there is kept.
 
     Returns:
@@ -61,6 +67,7 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], dry_run: bool) -> in
         print(f"\n# {model}: {len(tasks) - len(left)} tasks are done, to do: {' '.join(left) or 'nothing'}")
         for task in left:
             command = _command(settings, model, task, output)
+            command += ["--include_path", str(Path(include_path).resolve())] if include_path else []
             if not dry_run or (model, task) == (models[0], left[0]):  # the others differ in what the line above names
                 print(quoted(command), flush=True)
             if not dry_run and subprocess.run(command).returncode:
@@ -75,7 +82,7 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], dry_run: bool) -> in
 def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) -> list[str]:
     name, arguments = settings.recipe.harness
     return [
-        find_program("accelerate") or "accelerate", "launch",
+        sys.executable, "-m", "accelerate.commands.launch",
         "--num_processes", str(settings.gpus),
         "-m", "lmms_eval",
         "--model", name,
@@ -85,6 +92,7 @@ def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) 
         "--log_samples",
         "--log_samples_suffix", model.name,
         "--output_path", str(output),
+        *(["--device", "cpu"] if settings.recipe.cpu else []),
     ]  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def test_verdicts_follow_the_adjusted_p_and_the_interval(tmp_path) -> None:
     found = row(result, "gqa")
     assert found.p == pytest.approx(mcnemar_exact(15, 5)) and found.p < 0.05
     assert found.p_holm == pytest.approx(10 * found.p) and found.verdict == "not significant"
-    assert row(result, "task0").verdict == "equal" and row(result, "task0").interval_95 == (0, 0)
+    assert row(result, "task0").verdict == "no question differs"
     assert any("10 headline numbers were tested" in note for note in result.scores.notes)
     alone = row(arms(tmp_path / "2", {"gqa": {"exact_match": scored(BEFORE)}}, gained), "gqa")
     assert alone.verdict == "better" and alone.p_holm == alone.p
@@ -157,8 +157,22 @@ def test_evaluations_are_paired_by_recorded_seed(tmp_path) -> None:
     found = row(result, "gqa")
     half = 4.30265 * 0.1 / 3**0.5
     assert found.interval_95 == pytest.approx((1 - half, 1 + half), rel=1e-5)
-    assert found.test == "paired t over seeds" and [run.seed for run in result.training.vista] == [1, 2, 3]
+    assert found.test == "paired t over seeds" and [run.seed for run in result.trainings[0].vista] == [1, 2, 3]
     other = compare([f"{folder}/llava-v1.5-7b" for folder in baseline],
                     runs("c", {}, {4: 0.709, 5: 0.51, 6: 0.611}))  # fmt: skip
     assert row(other, "gqa").test == "paired t over seeds, in the order named"  # the baseline's are not recorded here
     assert "Welch" in row(compare(baseline, runs("d", {}, {4: 0.709, 5: 0.51, 6: 0.611})), "gqa").test
+
+
+@pytest.mark.parametrize(("questions", "bound"), [(12, 22.09), (100, 2.95), (5000, 0.0599)])
+def test_no_question_differs_is_not_equal(tmp_path, questions, bound) -> None:
+    """0% in both arms: the interval is the exact binomial bound on questions that differ, "rule of three" for many."""
+    task = {"gqa": {"exact_match": scored([0.0] * questions)}}
+    result = arms(tmp_path, task, task)
+    found = row(result, "gqa")
+    assert found.interval_95 == pytest.approx((-bound, bound), rel=1e-3) and found.p == 1.0
+    assert found.verdict == "no question differs" and found.is_significant is False
+    assert result.headlines()[1] == "Of 1 tested headline numbers: 1 where no question differs."
+    graded = {"llava": {"score": scored([0.3, 0.7, 0.7])}}  # no bound is known for such scores
+    found = row(arms(tmp_path / "2", graded, graded), "llava")
+    assert found.interval_95 is None and found.verdict == "no question differs"

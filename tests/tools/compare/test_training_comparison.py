@@ -24,13 +24,13 @@ def pair(tmp_path: Path, baseline: dict | None = None, vista: dict | None = None
 
 
 def refusals(comparison: Comparison) -> str:
-    assert comparison.training is not None
-    return "\n".join(comparison.training.refusals)
+    assert comparison.trainings
+    return "\n".join(comparison.trainings[0].refusals)
 
 
 def statuses(comparison: Comparison) -> dict[str, str]:
-    assert comparison.training is not None
-    return {check.name: check.status for check in comparison.training.checks}
+    assert comparison.trainings
+    return {check.name: check.status for check in comparison.trainings[0].checks}
 
 
 def test_only_vista_differs(tmp_path) -> None:
@@ -40,7 +40,7 @@ def test_only_vista_differs(tmp_path) -> None:
     result = pair(tmp_path / "2", vista={"ce": [2.0, *(1.0 + 1.0 / (1 + s) - 0.01 for s in range(1, 40))]})
     assert result.is_complete, refusals(result)
     assert set(statuses(result).values()) == {SAME}
-    row = result.training.rows[0]
+    row = result.trainings[0].rows[0]
     assert row.change == pytest.approx(-0.01) and row.unit == "nats per token"
     assert row.baseline[0] == pytest.approx(sum(1 + 1 / (1 + s) for s in range(36, 40)) / 4)
     assert row.p is None and row.verdict == "n/a"
@@ -49,10 +49,10 @@ def test_only_vista_differs(tmp_path) -> None:
 def test_cross_entropy_is_not_the_sum(tmp_path) -> None:
     """VISTA's ce_loss stands against a plain baseline's loss."""
     result = pair(tmp_path, baseline={"vista": None, "arguments": None})
-    assert result.training.rows[0].change == 0
-    steps, values = result.training.vista[0].series("ce_loss")
+    assert result.trainings[0].rows[0].change == 0
+    steps, values = result.trainings[0].vista[0].series("ce_loss")
     assert (steps[0], values[0]) == (1, 2.0)
-    assert result.training.baseline[0].series("vista_loss") == ([], [])
+    assert result.trainings[0].baseline[0].series("vista_loss") == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_difference_is_named_and_refused(tmp_path, baseline, named) -> None:
     result = pair(tmp_path, baseline=baseline)
     assert named in refusals(result)
     assert not result.is_complete
-    assert not result.training.rows  # no change is stated
+    assert not result.trainings[0].rows  # no change is stated
     assert sum(status == DIFFERS for status in statuses(result).values()) == 1
 
 
@@ -111,7 +111,7 @@ def test_what_is_not_recorded_is_said(tmp_path) -> None:
     for name in ("seed", "data_path", "world_size", "gradient_accumulation_steps"):
         assert found[name] == UNKNOWN
     assert found["train_batch_size (per device)"] == SAME
-    assert any("--vista_weight 0" in note and str(before) in note for note in result.training.notes)
+    assert any("--vista_weight 0" in note and str(before) in note for note in result.trainings[0].notes)
 
 
 def test_arms_that_are_swapped_or_the_same(tmp_path) -> None:
@@ -120,7 +120,7 @@ def test_arms_that_are_swapped_or_the_same(tmp_path) -> None:
     assert "VISTA does not differ" in refusals(compare([str(vista)], [str(write_training(tmp_path / "c", vista={}))]))
     other = write_training(tmp_path / "d", vista={"method": "cosine"})
     result = compare([str(vista)], [str(other)])  # two settings of VISTA are a fair question
-    assert result.is_complete and any("two settings" in note for note in result.training.notes)
+    assert result.is_complete and any("two settings" in note for note in result.trainings[0].notes)
 
 
 def test_seeds(tmp_path) -> None:
@@ -132,10 +132,10 @@ def test_seeds(tmp_path) -> None:
     vista = [run(f"b{seed}", {}, seed, shift) for seed, shift in ((0, -0.1), (1, -0.08), (2, -0.121))]
     result = compare(baseline, vista)
     assert result.is_complete, refusals(result)
-    row = result.training.rows[0]
+    row = result.trainings[0].rows[0]
     assert row.change == pytest.approx(-0.1003333)
     assert row.test == "paired t over seeds" and row.is_significant and row.verdict == "lower"
-    assert [item.seed for item in result.training.vista] == [0, 1, 2]
+    assert [item.seed for item in result.trainings[0].vista] == [0, 1, 2]
     assert "seed: seed is 0 / 1 in the baseline, 0 / 1 / 2" in refusals(compare(baseline[:2], vista))
     assert "same seed more than once" in refusals(
         compare([*baseline[:2], run("a0b", OBSERVED, 0, 0.01)], [*vista[:2], run("b0b", {}, 0, 0.01)])
@@ -150,7 +150,7 @@ def test_noise_between_seeds_is_no_result(tmp_path) -> None:
                                arguments={"seed": seed}, ce=[1.0 + shift] * 40))
             for seed, shift in enumerate(shifts)
         ])  # fmt: skip
-    row = compare(*arms).training.rows[0]
+    row = compare(*arms).trainings[0].rows[0]
     assert row.is_significant is False and row.verdict == "not significant"
     assert row.interval_95[0] < 0 < row.interval_95[1]
 
@@ -161,7 +161,7 @@ def test_the_newest_checkpoint_serves_when_the_top_has_none(tmp_path) -> None:
     old.mkdir()
     (old / "trainer_state.json").write_text("{}")
     result = compare([str(before)], [str(write_training(tmp_path / "b", vista={}))])
-    assert result.is_complete and len(result.training.baseline[0].log) == 40
+    assert result.is_complete and len(result.trainings[0].baseline[0].log) == 40
 
 
 def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
@@ -182,7 +182,7 @@ def test_bad_directories_are_named_and_the_rest_goes_on(tmp_path) -> None:
     (broken / "config.json").write_text("{")
     result = compare([str(broken)], [good])
     assert any("config.json is not complete JSON" in problem for problem in result.problems)
-    assert result.training is not None
+    assert result.trainings
 
 
 def edit(folder: Path, name: str, **changes: object) -> None:
@@ -205,7 +205,7 @@ def test_a_record_of_another_training_is_not_believed(tmp_path) -> None:
     result = compare([str(plain)], [str(again)])
     assert "the VISTA arm was not trained with VISTA (off)" in refusals(result)
     assert any(f"{again}/vista.json is not of the training" in problem for problem in result.problems)
-    assert not result.is_complete and result.training.vista[0].seed is None
+    assert not result.is_complete and result.trainings[0].vista[0].seed is None
 
 
 @pytest.mark.parametrize(
@@ -234,14 +234,14 @@ def test_values_that_are_not_finite_are_counted(tmp_path) -> None:
     before = write_training(tmp_path / "a", ce=[float("nan"), *[1.0] * 38, float("inf")])
     after = write_training(tmp_path / "b", vista={}, ce=[1.0] * 40)
     result = compare([str(before)], [str(after)])
-    assert result.training.baseline[0].series("ce_loss")[0] == list(range(2, 40))
-    assert result.training.rows[0].change == 0
+    assert result.trainings[0].baseline[0].series("ce_loss")[0] == list(range(2, 40))
+    assert result.trainings[0].rows[0].change == 0
     note = f"{before}: ce_loss is NaN or infinite in 2 of 40 records (steps 1 to 40)"
-    assert any(note in item for item in result.training.notes)
+    assert any(note in item for item in result.trainings[0].notes)
     nothing = write_training(tmp_path / "c", ce=[1.0] * 3 + [float("nan")] * 37)
     result = compare([str(nothing)], [str(after)])
     assert "share 3 logged steps, the last of them 3 of 40" in result.not_compared[0]
-    assert not result.training.rows and not result.is_complete
+    assert not result.trainings[0].rows and not result.is_complete
 
 
 def test_the_first_record_is_not_taken_for_the_end(tmp_path) -> None:

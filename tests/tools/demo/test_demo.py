@@ -95,6 +95,8 @@ def test_demo_quick(tmp_path) -> None:
         assert arm["stages"]["finetune"]["vista_loss_last"] is not None
         assert arm["stages"]["pretrain"]["ce_last"] > 0
     assert (output / "curves.png").stat().st_size > 10_000
+    assert "Baseline against VISTA: trainings (runs per arm: 1)." in result.stdout
+    assert "Nothing that is recorded differs but VISTA." in (output / "report.html").read_text()
     records = [json.loads((output / arm / "finetune" / "vista.json").read_text()) for arm in ("baseline", "vista")]
     assert [record["config"]["weight"] for record in records] == [0.0, 1.0]
     assert [record["config"]["method"] for record in records] == ["cosine", "cosine"]

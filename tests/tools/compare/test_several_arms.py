@@ -1,0 +1,112 @@
+"""More than two arms in one report: every arm against the baseline, adjusted together; and whether VISTA aligned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from compare_files import AFTER, BEFORE, entry_mean, scored, write_lmms, write_training
+
+from llava_vista import cli
+from llava_vista.tools.compare.comparison import Comparison, compare
+from llava_vista.tools.kit.statistics import holm, mcnemar_exact
+
+pytestmark = pytest.mark.environments("latest")
+
+ARMS = {"base": {"weight": 0.0}, "l2": {}, "l2-low": {"weight": 0.1}, "cosine": {"method": "cosine"}}
+
+
+def write_arms(tmp_path: Path, seeds: int = 1) -> dict[str, list[str]]:
+    """Trainings and evaluations of four arms; l2 answers more questions, the last learned with another rate."""
+    folders: dict[str, list[str]] = {}
+    for name, vista in ARMS.items():
+        for seed in range(seeds):
+            folder = write_training(tmp_path / f"{name}{seed}", vista=vista, arguments={"seed": seed})
+            entries = AFTER if name == "l2" else BEFORE
+            write_lmms(folder, {"gqa": {"exact_match": scored(entries)}, "ai2d": {"exact_match": scored(BEFORE)}})
+            folders.setdefault(name, []).append(str(folder))
+    return folders
+
+
+def test_every_arm_is_compared_with_the_baseline(tmp_path, capsys) -> None:
+    runs = write_arms(tmp_path)
+    folders = [run for arm in runs.values() for run in arm]
+    assert cli.main(["compare", *folders, "--json", "-o", str(tmp_path / "r.md")]) == 0
+    content = json.loads(capsys.readouterr().out)
+    names = ["baseline", "l2 weight 1", "l2 weight 0.1", "cosine weight 1"]
+    assert [arm["name"] for arm in content["arms"]] == names
+    assert [training["arm"] for training in content["trainings"]] == names[1:]
+    rows = {row["arm"]: row for row in content["scores"] if row["task"] == "gqa"}
+    assert [rows[name]["change"] for name in names[1:]] == pytest.approx([10, 0, 0])
+    p = [row["p"] for row in content["scores"] if row["main"]]
+    assert p[0] == pytest.approx(mcnemar_exact(15, 5)) and len(p) == 6
+    assert [row["p_holm"] for row in content["scores"] if row["main"]] == holm(p)  # over all arms
+    assert content["headlines"][0] == (
+        "Baseline against l2 weight 1, l2 weight 0.1, cosine weight 1: trainings (runs per arm: 1), 2 evaluated tasks."
+    )
+    assert content["headlines"][1].startswith("l2 weight 1: Of 2 tested headline numbers: ")
+    markdown = (tmp_path / "r.md").read_text()
+    assert markdown.count("Nothing that is recorded differs but VISTA.") == 1  # of all arms, so no arm is named
+    assert "| gqa | l2 weight 0.1 |" in markdown and "| task | arm |" in markdown
+
+
+def test_an_arm_that_is_no_comparison_does_not_hide_the_others(tmp_path) -> None:
+    runs = write_arms(tmp_path)
+    write_training(tmp_path / "other", vista={"method": "cosine"}, train_batch_size=8)
+    result = compare(runs["base"], runs["l2"], [str(tmp_path / "other")])
+    good, bad = result.trainings
+    assert good.rows and not good.refusals and bad.refusals and not bad.rows and not result.is_comparable
+    assert len(result.headlines()) == 2 and result.headlines()[1].startswith("l2 weight 1: ")
+
+
+def test_seeds_of_several_arms(tmp_path) -> None:
+    runs = write_arms(tmp_path, seeds=2)
+    words = ["compare", "--baseline", *runs["base"], "--vista", *runs["l2"], "--vista", *reversed(runs["cosine"])]
+    assert cli.main([*words, "--quiet"]) == 0
+    result = compare(runs["base"], runs["l2"], list(reversed(runs["cosine"])))
+    assert [[run.seed for run in training.vista] for training in result.trainings] == [[0, 1], [0, 1]]
+    assert {row.test for row in result.scores.rows if row.main} == {"paired t over seeds"}
+
+
+def test_arms_without_a_training_are_named_by_their_folders(tmp_path) -> None:
+    folders = [write_lmms(tmp_path / name, {"gqa": {"m": (entry_mean(BEFORE), BEFORE)}}) for name in ("a", "b", "c")]
+    again = write_lmms(tmp_path / "2" / "c", {"gqa": {"m": (0.5, None)}})
+    result = compare(*([str(folder)] for folder in (*folders, again)))
+    assert [arm.name for arm in result.arms] == ["baseline", "b", "c (2)", "c (3)"]
+    assert all(row.change == 0 for row in result.scores.rows)
+
+
+def aligned(tmp_path: Path, margin: tuple[float, float], own_first: tuple[float, float]) -> Comparison:
+    """A training whose VISTA loss falls, with margin and own_first from one value to another."""
+    folders = []
+    for name, vista in (("base", {"weight": 0.0}), ("vista", {})):
+        folder = write_training(tmp_path / name, vista=vista)
+        state = json.loads((folder / "trainer_state.json").read_text())
+        for record in state["log_history"][:-1]:
+            part = record["step"] / 40
+            record["vista_margin"] = margin[0] + part * (margin[1] - margin[0])
+            record["vista_own_first"] = own_first[0] + part * (own_first[1] - own_first[0])
+            record["vista_own_first_chance"] = 0.0625
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        folders.append([str(folder)])
+    return compare(*folders)
+
+
+def test_a_loss_that_fell_without_alignment_is_said(tmp_path, capsys) -> None:
+    result = aligned(tmp_path, (8e-5, 2e-5), (0.075, 0.069))
+    (training,) = result.to_dict()["trainings"]
+    assert training["alignment"] == (
+        "The VISTA loss fell (0.495 -> 0.423) and the alignment with the own image did not rise (margin of the own "
+        "text 7.63e-05 -> 2.22e-05; own text ranked first 0.0746 -> 0.0692 (chance 0.0625)): the loss fell by what all "
+        "samples share."
+    )
+    assert cli.main(["compare", str(tmp_path / "base"), str(tmp_path / "vista")]) == 0
+    assert "the loss fell by what all samples share" in " ".join(capsys.readouterr().out.split())
+    curves = result.to_dict()["arms"][1]["trainings"][0]["curves"]
+    assert {"vista_margin", "vista_own_first", "vista_own_first_chance"} <= curves.keys()
+
+
+def test_a_loss_that_fell_with_alignment_is_no_matter(tmp_path) -> None:
+    (training,) = aligned(tmp_path, (0.003, 0.056), (0.088, 0.652)).to_dict()["trainings"]
+    assert training["alignment"] == ""
