@@ -22,7 +22,7 @@ from ...config import VistaConfig
 if TYPE_CHECKING:
     from .planned_trainings import ReproduceSettings
 
-EXAMPLE = "example: LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
+EXAMPLE = "Example:\n  LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,24 +30,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .recipes import FINETUNE, LORA, PRETRAIN, RECIPES
 
     parser.epilog = EXAMPLE
-    parser.add_argument("action", choices=("train", "evaluate", "compare"), help="what to do")
-    parser.add_argument("--model", choices=RECIPES, default="llava-7b", help="default: llava-7b")
+    add = parser.add_argument
+    add(
+        "action",
+        choices=("train", "evaluate", "compare"),
+        help="train both arms, evaluate the models, or compare arms that are there",
+    )
+    add("--model", choices=RECIPES, default="llava-7b", help="a model of the paper")
     stages, arms = (PRETRAIN, FINETUNE, LORA), ("baseline", "vista")
-    parser.add_argument("--stages", nargs="+", choices=stages, default=stages[:2], help="default: pretrain finetune")
-    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, help="default: baseline vista")
-    parser.add_argument("--method", default="l2", help="VISTA's estimator, which names the arm's folder (default: l2)")
-    parser.add_argument("--weight", type=float, default=1.0, help="VISTA's weight (default: 1, as published)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="default: 42 43 44")
-    parser.add_argument("--root", help="the upstream's checkout (default: LLAVA_ROOT or TINYLLAVA_ROOT)")
-    parser.add_argument("--output", required=True, help="folder for everything that is made")
-    parser.add_argument("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
-    parser.add_argument("--base", help="base language model, a folder or hub id (default: the published one)")
-    parser.add_argument("--tower", help="vision tower, a folder or hub id (default: the published one)")
-    parser.add_argument("--gpus", type=_count, help="GPUs of this machine to use (default: all)")
-    parser.add_argument("--per-device-batch-size", type=_count, help="default: the upstream's, at most")
-    parser.add_argument("--tasks", nargs="+", default=[], help="evaluate: only these (default: all of the paper's)")
-    parser.add_argument("--include-path", help="evaluate: a folder of further lmms-eval tasks, for --tasks to name")
-    parser.add_argument("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
+    add(
+        "--stages",
+        nargs="+",
+        choices=stages,
+        default=stages[:2],
+        metavar="STAGE",
+        help=f"of {', '.join(stages)} (default: pretrain finetune)",
+    )
+    add("--arms", nargs="+", choices=arms, default=arms, metavar="ARM", help="of baseline, vista (default: both)")
+    add("--method", default="l2", help="VISTA's estimator, which names the arm's folder")
+    add("--weight", type=float, default=1.0, help="VISTA's weight, as published")
+    add(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[42, 43, 44],
+        metavar="SEED",
+        help="one training of each arm per seed (default: 42 43 44)",
+    )
+    add("--root", help="the upstream's checkout (default: LLAVA_ROOT or TINYLLAVA_ROOT)")
+    add("--output", required=True, help="folder for everything that is made")
+    add("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
+    add("--base", help="base language model, a folder or hub id (default: the published one)")
+    add("--tower", help="vision tower, a folder or hub id (default: the published one)")
+    add("--gpus", type=_count, metavar="N", help="GPUs of this machine to use (default: all)")
+    add("--per-device-batch-size", type=_count, metavar="N", help="of a GPU (default: the upstream's, at most)")
+    add("--tasks", nargs="+", default=[], help="evaluate: only these (default: all of the paper's)")
+    add("--include-path", help="evaluate: a folder of further lmms-eval tasks, for --tasks to name")
+    add("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
 
 
 def _count(text: str) -> int:
