@@ -8,6 +8,7 @@ import sys
 
 from ...config import VistaConfig
 from ...errors import DemoError
+from ..kit.argument_types import seed
 
 NEEDED = ("torch", "transformers", "llava", "sentencepiece", "PIL", "matplotlib", "deepspeed")
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", default="vista-demo", help="folder for all files of the demo")
     add("--overwrite", action="store_true", help="delete an earlier demo in that folder first")
-    add("--seed", type=int, default=0, help="of data, weights and training")
+    add("--seed", type=seed, default=0, help="of data, weights and training")
     add("--method", default="l2", help="value of --vista_method")
     add("--weight", type=float, default=1.0, help="value of --vista_weight")
     add("--quick", action="store_true", help="a few steps only: tests the installation, trains nothing")

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...config import VistaConfig
+from ...errors import ReproduceError
+from ..kit.argument_types import count, seed
 
 if TYPE_CHECKING:
     from .planned_trainings import ReproduceSettings
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--seeds",
         nargs="+",
-        type=int,
+        type=seed,
         default=[42, 43, 44],
         metavar="SEED",
         help="one training of each arm per seed (default: 42 43 44)",
@@ -62,18 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
     add("--base", help="base language model, a folder or hub id (default: the published one)")
     add("--tower", help="vision tower, a folder or hub id (default: the published one)")
-    add("--gpus", type=_count, metavar="N", help="GPUs of this machine to use (default: all)")
-    add("--per-device-batch-size", type=_count, metavar="N", help="of a GPU (default: the upstream's, at most)")
+    add("--gpus", type=count, metavar="N", help="GPUs of this machine to use (default: all)")
+    add("--per-device-batch-size", type=count, metavar="N", help="of a GPU (default: the upstream's, at most)")
     add("--tasks", nargs="+", default=[], help="evaluate: only these (default: all of the paper's)")
     add("--include-path", help="evaluate: a folder of further lmms-eval tasks, for --tasks to name")
     add("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
-
-
-def _count(text: str) -> int:
-    """Read a number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,7 +108,7 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     """Return the user's choices, with the defaults filled in.
 
     Raises:
-        ConfigError: VISTA's method or weight is wrong.
+        ConfigError, ReproduceError: an option is wrong.
     """
     from .installation import find_gpus
     from .planned_trainings import BASELINE, ReproduceSettings
@@ -121,6 +116,9 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
 
     if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it
         VistaConfig(method=args.method, weight=args.weight)
+    output = Path(args.output).resolve()
+    if output.exists() and not output.is_dir():
+        raise ReproduceError(f"--output {args.output} is a file; a folder was expected.")
     recipe = RECIPES[args.model]
     named = args.root or os.environ.get(recipe.root_variable)
     root = Path(named).resolve() if named else None
@@ -129,7 +127,7 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     return ReproduceSettings(
         recipe=recipe,
         root=root,
-        output=Path(args.output).resolve(),
+        output=output,
         data_root=data.resolve() if args.data_root else data,
         base=_absolute(args.base or recipe.base),
         tower=_absolute(args.tower or recipe.tower),
