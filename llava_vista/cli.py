@@ -17,7 +17,7 @@ from .errors import VistaError
 
 #: name -> (module of this package, one line of help)
 COMMANDS = {
-    "compare": ("tools.compare", "a baseline and a VISTA run side by side: trainings, evaluations, seeds"),
+    "compare": ("tools.compare", "a baseline and one or more VISTA arms side by side: trainings, evaluations, seeds"),
     "demo": ("tools.demo", "train a tiny LLaVA with and without VISTA, and compare the two"),
     "doctor": (
         "tools.doctor",
@@ -31,6 +31,20 @@ COMMANDS = {
 }
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Add the defaults that the help does not state, and keep the example, an indented line, as it can be typed."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_stated = "default" in (action.help or "") or action.default in (None, False, [])
+        return action.help if is_stated else super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            line if line.startswith(" ") else super(_HelpFormatter, self)._fill_text(line, width, indent)
+            for line in text.splitlines()
+        )
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser. Only the module of ``command`` is imported, so that one command cannot break another."""
     parser = argparse.ArgumentParser(
@@ -39,7 +53,8 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llava-vista {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module_name, text) in COMMANDS.items():
-        subparser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        description = f"{text[0].upper()}{text[1:]}."
+        subparser = commands.add_parser(name, help=text, description=description, formatter_class=_HelpFormatter)
         if name == command:
             module = importlib.import_module(f".{module_name}", __package__)
             module.add_arguments(subparser)

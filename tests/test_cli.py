@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import types
@@ -65,6 +66,20 @@ def test_parser_exits(capsys, words, code):
     assert exit_info.value.code == code
     if words == ["--version"]:
         assert capsys.readouterr().out == f"llava-vista {llava_vista.__version__}\n"
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_help_states_defaults_and_an_example_that_parses(name):
+    parser = cli.build_parser(name)
+    subparser = parser._subparsers._group_actions[0].choices[name]
+    text = subparser.format_help()
+    example = re.search(rf"^  (?:[A-Z_]+=\S+ )*llava-vista ({name} .+)$", text, re.MULTILINE)
+    given = parser.parse_args(example[1].split())
+    assert given.run is not None
+    options = re.split(r"\n  (?=-)", text.partition("\noptions:")[2])
+    for action in subparser._actions:
+        if action.option_strings and action.default not in (None, False, [], argparse.SUPPRESS):
+            assert any(action.option_strings[-1] in option and "default" in option for option in options)
 
 
 @pytest.mark.parametrize("name", ["doctor"])

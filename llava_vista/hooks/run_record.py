@@ -55,10 +55,10 @@ _DEEPSPEED = frozenset((
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\?)\S+")
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what matters to a run, and Python's."""
+def versions(*also: str) -> dict[str, str]:
+    """Installed versions of Python, of what matters to a run, and of other packages."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *also):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

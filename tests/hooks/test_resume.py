@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from runs import COMMON, SCRIPT, environment, equal, history, launcher, run, weights
 
+from llava_vista.tools.kit.run_history import describe_parts
+from llava_vista.tools.kit.training_folder import read_training
+
 pytestmark = pytest.mark.environments("llava")
 
 STEPS, SAVE = 12, 3
@@ -57,6 +60,7 @@ def test_killed_and_resumed_equals_never_killed(tower_path, tmp_path, words: tup
     assert len(history(whole, "loss")) == STEPS
     assert "other VISTA options" not in printed
     assert ("vista_loss" in history(broken, "loss")[-1]) == bool(words)
+    assert not read_training(broken).problems  # record and log of a resumed run belong together
 
 
 def test_changed_options_are_reported(tower_path, tmp_path) -> None:
@@ -65,9 +69,18 @@ def test_changed_options_are_reported(tower_path, tmp_path) -> None:
     printed = run([*command(tower_path, tmp_path, "--vista", "--vista_method", "cosine")], **HOST_NEEDS)
     assert "resumed with other VISTA options than before: method 'l2' -> 'cosine', weight 0.5 -> 1.0" in printed
     assert json.loads((tmp_path / "vista.json").read_text())["config"]["method"] == "cosine"
+    changed, _ = described(tmp_path)
+    assert changed == ["at step 3 it was resumed with other options of VISTA: method l2 -> cosine, weight 0.5 -> 1.0"]
 
 
 def test_baseline_resumed_with_vista_is_reported(tower_path, tmp_path) -> None:
     run([*command(tower_path, tmp_path), "--max_steps", "3"], **HOST_NEEDS)
     printed = run(command(tower_path, tmp_path, "--vista"), **HOST_NEEDS)
     assert "up to here it was trained without VISTA" in printed
+    assert described(tmp_path) == (["up to step 3 it was trained without VISTA"], [])
+
+
+def described(folder: Path) -> tuple[list[str], list[str]]:
+    found = read_training(folder)
+    assert not found.problems
+    return describe_parts(found.record, found.log)

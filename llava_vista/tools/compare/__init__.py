@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A directory may hold a training (trainer_state.json, or TensorBoard's events), results of lmms-eval or "
         "VLMEvalKit, or those of LLaVA's own evaluation scripts; what both arms have is compared. Exit code: 0 when "
         "everything could be compared, 1 when something could not, or when more than VISTA differs, 2 for a mistake "
-        "in the command. Example: llava-vista compare runs/baseline runs/l2 runs/cosine -o report.html"
+        "in the command. Example:\n  llava-vista compare runs/baseline runs/l2 runs/cosine -o report.html"
     )
     add = parser.add_argument
     add("folders", nargs="*", metavar="BASELINE VISTA", help="a directory of the baseline, and one per VISTA arm")
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="also write the report to FILE.html (with figures), .md or .json, or its figures to FILE.png, .pdf "
-        "or .svg (FILE-*.png where there are several); may be given several times (default: none)",
+        "or .svg (FILE-*.png where there are several); may be given several times",
     )
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print the first sentences of the report only")

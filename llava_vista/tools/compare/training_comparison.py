@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ..kit.run_history import describe_parts
 from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, mean_at_end
 from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
@@ -151,10 +152,18 @@ def _refusals(
     elif kinds[0] == kinds[1]:
         reasons.append(f"VISTA does not differ: {kinds[0][0]} in both arms")
     for name, arm in arms:
+        reasons += [f"{run.folder}: {change}" for run in arm for change in describe_parts(run.record, run.log)[0]]
         seeds = Counter(str(run.seed) for run in arm if run.seed is not None)
         repeated = [seed for seed, times in seeds.items() if times > 1]
         if repeated:
             reasons.append(f"the {name} arm has the same seed more than once: {', '.join(repeated)}")
+    same: dict[tuple[str, str], list[str]] = {}
+    for run in (*baseline, *vista):
+        record = run.record or {}
+        if "run_id" in record:
+            same.setdefault((str(record["run_id"]), str(record.get("started"))), []).append(str(run.folder))
+    reasons += [f"{' and '.join(folders)} are one training by run_id and start" for folders in same.values()
+                if len(folders) > 1]  # fmt: skip
     return reasons
 
 
@@ -165,6 +174,7 @@ def _notes(
     if any(run.vista is not None for run in baseline):
         notes.append(f"the baseline was trained with VISTA too ({describe_vista(baseline[0])}): two settings of it")
     for run in (*baseline, *vista):
+        notes += [f"{run.folder}: {change}" for change in describe_parts(run.record, run.log)[1]]
         for key in ("ce_loss", *VISTA_TERMS):
             steps = run.nonfinite_steps(key)
             if steps:

@@ -8,21 +8,21 @@ import sys
 
 from ...config import VistaConfig
 from ...errors import DemoError
+from ..kit.argument_types import seed
 
 NEEDED = ("torch", "transformers", "llava", "sentencepiece", "PIL", "matplotlib", "deepspeed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``llava-vista demo``."""
-    parser.add_argument(
-        "--output", default="vista-demo", help="folder for all files of the demo (default: %(default)s)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="delete an earlier demo in that folder first")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and training (default: %(default)s)")
-    parser.add_argument("--method", default="l2", help="value of --vista_method (default: %(default)s)")
-    parser.add_argument("--weight", type=float, default=1.0, help="value of --vista_weight (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a few steps only: tests the installation, trains nothing")
-    parser.epilog = "Example: llava-vista demo --method cosine --weight 0.1 --output demo-cosine"
+    add = parser.add_argument
+    add("--output", default="vista-demo", help="folder for all files of the demo")
+    add("--overwrite", action="store_true", help="delete an earlier demo in that folder first")
+    add("--seed", type=seed, default=0, help="of data, weights and training")
+    add("--method", default="l2", help="value of --vista_method")
+    add("--weight", type=float, default=1.0, help="value of --vista_weight")
+    add("--quick", action="store_true", help="a few steps only: tests the installation, trains nothing")
+    parser.epilog = "Example:\n  llava-vista demo --method cosine --weight 0.1 --output demo-cosine"
 
 
 def check_environment() -> None:

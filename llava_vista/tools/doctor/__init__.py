@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="every line, not only the twelve that matter most")
     parser.add_argument("--json", action="store_true", help="every line as JSON")
-    parser.epilog = "example: llava-vista doctor path/to/LLaVA checkpoints/llava-v1.5-7b-pretrain"
+    parser.epilog = "Example:\n  llava-vista doctor path/to/LLaVA checkpoints/llava-v1.5-7b-pretrain"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import site
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
 from ...config import ENVIRONMENT_VARIABLE, FLAG, read_environment, resolve
@@ -37,13 +36,7 @@ def import_torch() -> tuple[str, bool]:
 
 def found_versions() -> dict[str, str]:
     """Return the versions of everything that matters to a run, as ``vista.json`` records them, and of a few more."""
-    found = versions()
-    for package in _ALSO:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return versions(*_ALSO)
 
 
 def report_versions(section: Checklist, versions: Mapping[str, str], trouble: str, cpu_build: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,7 @@ class TargetError(VistaError, ValueError):
     """What the doctor was asked to look at is not a directory here."""
 
 
-@dataclass
-class Examination:
+class Examination(Report):
     """The sections, and what was found out about the targets.
 
     summaries: by the titles of sections, their line of the short form.
@@ -34,19 +33,15 @@ class Examination:
     models: the verdicts on the model classes of the checkouts.
     """
 
-    sections: list[Checklist] = field(default_factory=list)
-    summaries: dict[str, str] = field(default_factory=dict)
-    answers: list[str] = field(default_factory=list)
-    models: list[Verdict] = field(default_factory=list)
-
-    def section(self, title: str) -> Checklist:
-        """Add a section."""
-        self.sections.append(Checklist(title))
-        return self.sections[-1]
+    def __init__(self) -> None:
+        super().__init__()
+        self.summaries: dict[str, str] = {}
+        self.answers: list[str] = []
+        self.models: list[Verdict] = []
 
     @property
-    def problems(self) -> list[Line]:
-        return [line for section in self.sections for line in section.problems]
+    def sections(self) -> list[Checklist]:
+        return [part for part in self.parts if isinstance(part, Checklist)]
 
     @property
     def answer(self) -> str:

@@ -23,6 +23,11 @@ def is_finite(value: Any) -> TypeGuard[float]:
     return is_number(value) and math.isfinite(value)
 
 
+def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries that are numbers."""
+    return {name: value for name, value in values.items() if is_number(value)}
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

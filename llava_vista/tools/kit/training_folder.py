@@ -15,14 +15,13 @@ from statistics import fmean
 from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
-from .json_files import BadFile, is_number, read_object
+from .json_files import BadFile, numbers_of, read_object
+from .run_history import find_contradiction
 from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
 END_PART, END_RECORDS = 0.1, 3
-#: Logged values have 4 digits; the difference of two of them that are equal stays below this.
-_ROUNDING = 1.5e-4
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -148,7 +147,7 @@ def read_training(folder: Path) -> TrainingRun:
         )
     history = state.pop("log_history", None)
     entries = history if isinstance(history, list) else []
-    records = [_numbers(entry) for entry in entries if isinstance(entry, dict)]
+    records = [numbers_of(entry) for entry in entries if isinstance(entry, dict)]
     log = [record for record in records if "loss" in record and isinstance(record.get("step"), int)]
     if not log:
         raise BadFile(f"{path} has no training record (loss and step): was logging off?")
@@ -163,8 +162,9 @@ def read_training(folder: Path) -> TrainingRun:
                     problems.append(str(error))
         return None
 
-    record, state = optional(RUN_RECORD), _numbers(state)
-    reason = None if record is None else _malformed(record) or _contradiction(record, state, log)
+    record, state = optional(RUN_RECORD), numbers_of(state)
+    is_final = path == folder / STATE_FILE and not _CHECKPOINT.fullmatch(folder.name)
+    reason = None if record is None else find_contradiction(record, state, log, path.stat().st_mtime, is_final)
     if reason:
         problems.append(
             f"{folder}/{RUN_RECORD} is not of the training in {path.name}: {reason}. It is not used; was the directory "
@@ -180,53 +180,6 @@ def read_training(folder: Path) -> TrainingRun:
         logged_arguments=written.arguments if written else None,
         problems=problems,
     )
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries that are numbers."""
-    return {name: value for name, value in values.items() if is_number(value)}
-
-
-def _malformed(record: dict[str, Any]) -> str | None:
-    """Return which part of a run record is not of the kind that llava-vista writes."""
-    parts = {name: record.get(name) for name in ("config", "training_arguments", "versions", "data")}
-    for name, value in parts.items():
-        if not (value is None or isinstance(value, dict)):
-            return f"its {name} is {value!r}"
-    config = parts["config"] or {}
-    if not is_number(config.get("weight", 1.0)) or not isinstance(config.get("method", ""), str):
-        return f"its config has the method {config.get('method')!r} and the weight {config.get('weight')!r}"
-    return None
-
-
-def _contradiction(record: dict[str, Any], state: dict[str, Any], log: Sequence[dict[str, Any]]) -> str | None:
-    """Return what in the log cannot come from the training that a run record describes; None when all of it can."""
-    config, arguments = record.get("config"), record.get("training_arguments")
-    if config is not None:
-        weight = config.get("weight", 1.0)
-        if not any("vista_loss" in entry for entry in log):
-            return f"it records VISTA ({config.get('method')}, weight {weight:g}), and the log has no vista_loss"
-        added = [
-            (entry["loss"] - entry["ce_loss"], entry["vista_loss"])
-            for entry in log
-            if entry.get("vista_aligned_samples") and {"ce_loss", "vista_loss"} <= entry.keys()
-        ]
-        if weight and added and all(abs(term) < _ROUNDING < abs(weight * loss) / 10 for term, loss in added):
-            return f"it records the weight {weight:g}, and loss and ce_loss of the log are equal"
-        squares = sum(loss * loss for _, loss in added)
-        acted = sum(term * loss for term, loss in added) / squares if squares else 0.0  # the weight, by least squares
-        rest, total = sum((term - acted * loss) ** 2 for term, loss in added), sum(term * term for term, _ in added)
-        if not weight and abs(acted) > 0.05 and rest < 0.05 * total:
-            return f"it records the weight 0, and loss and ce_loss of the log differ by {acted:.2g} vista_loss"
-    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
-    recorded = _numbers(arguments or {})
-    if rates and recorded.get("learning_rate") and max(rates) > recorded["learning_rate"] * (1 + 1e-6):
-        return f"it records the learning rate {recorded['learning_rate']:g}, and the log has {max(rates):g}"
-    for name in ("max_steps", "logging_steps"):
-        value, found = recorded.get(name), state.get(name)
-        if value is not None and value >= 1 and found is not None and found != value:
-            return f"it records {name} {value:g}, and {STATE_FILE} has {found:g}"
-    return None
 
 
 def _state_path(folder: Path) -> Path | None:

@@ -26,6 +26,7 @@ _RECORDED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to the subcommand's parser."""
+    parser.epilog = "Example:\n  llava-vista probe runs/baseline runs/vista --data held-out.json --images images"
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders, as training saves them")
     add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...config import VistaConfig
+from ...errors import ReproduceError
+from ..kit.argument_types import count, seed
 
 if TYPE_CHECKING:
     from .planned_trainings import ReproduceSettings
 
-EXAMPLE = "example: LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
+EXAMPLE = "Example:\n  LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,31 +32,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .recipes import FINETUNE, LORA, PRETRAIN, RECIPES
 
     parser.epilog = EXAMPLE
-    parser.add_argument("action", choices=("train", "evaluate", "compare"), help="what to do")
-    parser.add_argument("--model", choices=RECIPES, default="llava-7b", help="default: llava-7b")
+    add = parser.add_argument
+    add(
+        "action",
+        choices=("train", "evaluate", "compare"),
+        help="train both arms, evaluate the models, or compare arms that are there",
+    )
+    add("--model", choices=RECIPES, default="llava-7b", help="a model of the paper")
     stages, arms = (PRETRAIN, FINETUNE, LORA), ("baseline", "vista")
-    parser.add_argument("--stages", nargs="+", choices=stages, default=stages[:2], help="default: pretrain finetune")
-    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, help="default: baseline vista")
-    parser.add_argument("--method", default="l2", help="VISTA's estimator, which names the arm's folder (default: l2)")
-    parser.add_argument("--weight", type=float, default=1.0, help="VISTA's weight (default: 1, as published)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44], help="default: 42 43 44")
-    parser.add_argument("--root", help="the upstream's checkout (default: LLAVA_ROOT or TINYLLAVA_ROOT)")
-    parser.add_argument("--output", required=True, help="folder for everything that is made")
-    parser.add_argument("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
-    parser.add_argument("--base", help="base language model, a folder or hub id (default: the published one)")
-    parser.add_argument("--tower", help="vision tower, a folder or hub id (default: the published one)")
-    parser.add_argument("--gpus", type=_count, help="GPUs of this machine to use (default: all)")
-    parser.add_argument("--per-device-batch-size", type=_count, help="default: the upstream's, at most")
-    parser.add_argument("--tasks", nargs="+", default=[], help="evaluate: only these (default: all of the paper's)")
-    parser.add_argument("--include-path", help="evaluate: a folder of further lmms-eval tasks, for --tasks to name")
-    parser.add_argument("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
-
-
-def _count(text: str) -> int:
-    """Read a number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return int(text)
+    add(
+        "--stages",
+        nargs="+",
+        choices=stages,
+        default=stages[:2],
+        metavar="STAGE",
+        help=f"of {', '.join(stages)} (default: pretrain finetune)",
+    )
+    add("--arms", nargs="+", choices=arms, default=arms, metavar="ARM", help="of baseline, vista (default: both)")
+    add("--method", default="l2", help="VISTA's estimator, which names the arm's folder")
+    add("--weight", type=float, default=1.0, help="VISTA's weight, as published")
+    add(
+        "--seeds",
+        nargs="+",
+        type=seed,
+        default=[42, 43, 44],
+        metavar="SEED",
+        help="one training of each arm per seed (default: 42 43 44)",
+    )
+    add("--root", help="the upstream's checkout (default: LLAVA_ROOT or TINYLLAVA_ROOT)")
+    add("--output", required=True, help="folder for everything that is made")
+    add("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
+    add("--base", help="base language model, a folder or hub id (default: the published one)")
+    add("--tower", help="vision tower, a folder or hub id (default: the published one)")
+    add("--gpus", type=count, metavar="N", help="GPUs of this machine to use (default: all)")
+    add("--per-device-batch-size", type=count, metavar="N", help="of a GPU (default: the upstream's, at most)")
+    add("--tasks", nargs="+", default=[], help="evaluate: only these (default: all of the paper's)")
+    add("--include-path", help="evaluate: a folder of further lmms-eval tasks, for --tasks to name")
+    add("--dry-run", action="store_true", help="print checklist, cost and commands; run nothing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,7 +108,7 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     """Return the user's choices, with the defaults filled in.
 
     Raises:
-        ConfigError: VISTA's method or weight is wrong.
+        ConfigError, ReproduceError: an option is wrong.
     """
     from .installation import find_gpus
     from .planned_trainings import BASELINE, ReproduceSettings
@@ -102,6 +116,9 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
 
     if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it
         VistaConfig(method=args.method, weight=args.weight)
+    output = Path(args.output).resolve()
+    if output.exists() and not output.is_dir():
+        raise ReproduceError(f"--output {args.output} is a file; a folder was expected.")
     recipe = RECIPES[args.model]
     named = args.root or os.environ.get(recipe.root_variable)
     root = Path(named).resolve() if named else None
@@ -110,7 +127,7 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     return ReproduceSettings(
         recipe=recipe,
         root=root,
-        output=Path(args.output).resolve(),
+        output=output,
         data_root=data.resolve() if args.data_root else data,
         base=_absolute(args.base or recipe.base),
         tower=_absolute(args.tower or recipe.tower),

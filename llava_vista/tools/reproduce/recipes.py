@@ -6,11 +6,11 @@ baselines state; the script is compared with them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, NamedTuple
+
+from ..kit.json_files import package_data
 
 PRETRAIN, FINETUNE, LORA = "pretrain", "finetune", "finetune_lora"
 
@@ -100,4 +100,4 @@ def _read(content: dict[str, Any]) -> dict[str, Recipe]:
     return recipes
 
 
-RECIPES = _read(json.loads(resources.files(__package__).joinpath("recipes.json").read_text("utf-8")))
+RECIPES = _read(package_data(__package__, "recipes.json"))
