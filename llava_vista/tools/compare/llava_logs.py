@@ -68,7 +68,8 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
                 run.problems.append(f"{path}: ScienceQA is not scored (acc is {content['acc']}, count {count}).")
                 continue
             questions = _scienceqa_questions(run, path)
-            add(path, *_score("ScienceQA", "accuracy", content["acc"], count, questions=questions))
+            number = None if count is None else int(count)
+            add(path, *_score("ScienceQA", "accuracy", content["acc"], number, questions=questions))
     for path in sorted(folder.rglob("*")):
         if path.suffix in _LOGS and path.is_file() and path.stat().st_size < _LARGEST_LOG:
             for key, score in _printed(path.read_text(encoding="utf-8", errors="replace"), folder):
