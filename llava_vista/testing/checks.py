@@ -258,6 +258,7 @@ def save_and_load(case: Case) -> None:
         handle.detach()
         try:
             loaded = type(model).from_pretrained(folder)  # type: ignore[attr-defined]
+            loaded = loaded.to(next(model.parameters()).device)
         except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise Skipped(f"state dict only: the host's own from_pretrained fails: {error}") from error
     _require(torch.equal(case.loss(loaded.train()).detach(), plain), "the loaded model's loss is not the plain one")

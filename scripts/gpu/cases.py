@@ -1,4 +1,4 @@
-"""The cases that every part shares: random tensors with a layout, and how far results are from float64."""
+"""The cases that every part shares: random tensors with a layout, and their exact loss."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from literal import literal_infonce
 from published import Spans, published_vista
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, mse_loss
 
 from llava_vista import AlignmentHead, SequenceLayout, VistaConfig
 
-#: (B, L, d), from a short sequence to a large step of a 7B model.
+#: (B, L, d), from a short sequence to a large step of a 7B model; the reference is the one that goals name.
 SHAPES = ((1, 256, 512), (2, 512, 1024), (4, 1024, 2048), (8, 1024, 4096), (16, 2048, 4096))
-#: The shape that goals name.
 REFERENCE = (8, 1024, 4096)
 METHODS = ("l2", "cosine", "infonce")
 PUBLISHED = ("l2", "cosine")
@@ -33,14 +33,15 @@ class Case(NamedTuple):
         """Return the tensors that get a gradient."""
         return [tensor for tensor in (self.hidden, self.inputs_embeds) if tensor.requires_grad]
 
-    def clear(self) -> None:
-        """Remove the gradients."""
-        self.inputs_embeds.grad = self.hidden.grad = None
+    def step(self, loss: Callable[[str], Tensor], method: str, scale: float = 1.0) -> None:
+        """Compute the gradients of a loss, such as `ours`, times ``scale``."""
+        for leaf in self.leaves():
+            leaf.grad = None
+        (loss(method) * scale).backward()
 
-    def gradients(self, loss: Callable[[], Tensor]) -> Tensor:
-        """Return the gradients of all leaves as one float64 vector."""
-        self.clear()
-        loss().backward()
+    def gradients(self, loss: Callable[[str], Tensor], method: str) -> Tensor:
+        """Return all gradients as one float64 vector, scaled as a loss scaler does: float16 has no 1e-8."""
+        self.step(loss, method, 2.0**14)
         return torch.cat([leaf.grad.double().flatten() for leaf in self.leaves() if leaf.grad is not None])
 
     def ours(self, method: str) -> Tensor:
@@ -53,19 +54,16 @@ class Case(NamedTuple):
 
     def exact(self, method: str, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the equation, elementwise in ``dtype``, weighted and summed in float64."""
+        embeds, hidden, losses = self.inputs_embeds.to(dtype), self.hidden.to(dtype), []
         if method == "infonce":
-            masks = self.layout.text, self.layout.image
-            return literal_infonce(
-                self.inputs_embeds.to(dtype), self.hidden.to(dtype), *masks, VistaConfig().temperature
-            )
-        losses = []
+            return literal_infonce(embeds, hidden, self.layout.text, self.layout.image, VistaConfig().temperature)
         for sample in range(len(self.lengths)):
-            text = self.inputs_embeds[sample, self.layout.text[sample]].to(dtype)  # (m, d)
-            anchor = self.hidden[sample, self.layout.image[sample]][-1].to(dtype).expand_as(text)
+            text = embeds[sample, self.layout.text[sample]]  # (m, d)
+            anchor = hidden[sample, self.layout.image[sample]][-1].expand_as(text)
             if method == "l2":
-                information = -torch.nn.functional.mse_loss(anchor, text, reduction="none").double().mean(dim=1)
+                information = -mse_loss(anchor, text, reduction="none").double().mean(dim=1)
             else:
-                information = torch.nn.functional.cosine_similarity(anchor, text, dim=-1).double()
+                information = cosine_similarity(anchor, text, dim=-1).double()
             t = torch.arange(1, len(text) + 1, device=text.device, dtype=torch.float64)
             losses.append(-(information * t).mean() / len(text))
         return torch.stack(losses).mean()
@@ -100,32 +98,3 @@ def make_case(
     text = ~image & (torch.arange(full, device=device) < length)
     embeds, hidden = embeds.to(dtype).requires_grad_(trained), hidden.to(dtype).requires_grad_()
     return Case(embeds, hidden, SequenceLayout(text=text, image=image), [spans] * batch, [length] * batch)
-
-
-def value_errors(
-    method: str, device: str, seeds: int, shape: tuple[int, int, int] = (2, 512, 1024), scale: float = 1.0
-) -> dict[str, float]:
-    """Return mean relative errors of the value against float64, from the same bfloat16 inputs.
-
-    "published in bfloat16" leaves out the published conversion of the hidden states; "rounding" is that of the exact
-    value to float32, the least that a float32 result can have.
-    """
-    errors: dict[str, list[float]] = {}
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        case = make_case(shape, torch.bfloat16, device, trained=False, scale=scale)
-        exact = case.exact(method).item()
-        found = {
-            "ours": case.ours(method),
-            "published": case.published(method),
-            "published in bfloat16": case.exact(method, torch.bfloat16),
-            "rounding": torch.tensor(exact),
-        }
-        for name, value in found.items():
-            errors.setdefault(name, []).append(abs(value.item() - exact) / abs(exact))
-    return {name: sum(values) / seeds for name, values in errors.items()}
-
-
-def gradient_error(found: Tensor, exact: Tensor) -> float:
-    """Return |found - exact| / |exact|."""
-    return float((found - exact).norm() / exact.norm())

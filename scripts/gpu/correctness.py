@@ -1,20 +1,18 @@
-"""Part "right": values, gradients and bit-identity on the device, and the ways of training that only a GPU really has."""
+"""Part "right": values, gradients and bit-identity on the device, and the ways of training that GPUs are used with."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
-from cases import METHODS, PUBLISHED, gradient_error, make_case, value_errors
-from findings import NOT_RUN, Findings, NotRun, Options, require
+from cases import METHODS, PUBLISHED, make_case
+from findings import NOT_RUN, Findings, Options, require
 from merging_host import Merging, batch_for, config
-from native_models import FAMILIES, LLAVA
+from native_models import FAMILIES, LLAVA, Family
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
@@ -22,23 +20,33 @@ from llava_vista import LayoutError, NonFiniteLossError, VistaConfig, attach, in
 from llava_vista.hooks import listen
 from llava_vista.testing import check_adapter
 
-#: Largest relative errors of value and gradient, by dtype of the inputs: the gradient is rounded to it once.
-TOLERANCES = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (1e-5, 4e-3), torch.float16: (1e-5, 5e-4)}
-HOSTS = (LLAVA, "Qwen2_5_VLForConditionalGeneration")
+#: Largest relative error of the gradient, by dtype of the inputs, to which it is rounded once; of the value 1e-5.
+GRADIENT = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+QWEN = "Qwen2_5_VLForConditionalGeneration"
+HOSTS = {
+    LLAVA: FAMILIES[LLAVA],
+    QWEN: FAMILIES[QWEN],
+    "a host that merges": Family(lambda: Merging(config()), lambda: batch_for(Merging)),
+}
 
 
 def run(findings: Findings, options: Options) -> None:
-    """Run every check. Deterministic algorithms make two runs of the host itself comparable bit for bit."""
+    """Run every check."""
     device = options.device
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     check_objective(findings, options)
-    with deterministic():
-        check_trainer(findings, device)
-        for name in (*HOSTS, "merging host"):
-            with findings.attempt(f"conformance kit, {name}"):
-                check_conformance(findings, name, device)
+    torch.use_deterministic_algorithms(True)  # so that two runs of the host itself are equal bit for bit
+    check_trainer(findings, device)
+    for name, family in HOSTS.items():
+        check = f"conformance kit, {name}"
+        with findings.attempt(check):
+            # with gradient checkpointing, PEFT and a float64 loop for the term
+            outcomes = check_adapter(lambda: family.build().to(device), lambda: to_device(family.batch(), device))  # noqa: B023
+            passed = sum(outcome.result == "ok" for outcome in outcomes)
+            skipped = [str(outcome) for outcome in outcomes if outcome.result != "ok"]
+            findings.add(check, "; ".join([f"{passed} of {len(outcomes)} checks pass", *skipped]))
+    torch.use_deterministic_algorithms(False)
     for check, function in {
-        "flash attention against sdpa": check_flash_attention,
         "several samples in one row": check_packed_rows,
         "torch.compile": check_compile,
         "fp16, GradScaler, a batch that is not finite": check_scaler,
@@ -46,87 +54,75 @@ def run(findings: Findings, options: Options) -> None:
     }.items():
         with findings.attempt(check):
             findings.add(check, function(device))
-    findings.add("device_map over two devices", "needs two devices", status=NOT_RUN)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Use deterministic algorithms only."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
-    """Return the batch on the device."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-
-
-def make_llava(device: str, **options: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Return a tiny Llava in training mode, the same every time, and a batch of several images and a text-only row."""
-    torch.manual_seed(0)
-    return FAMILIES[LLAVA].build().to(device).train(), to_device(FAMILIES[LLAVA].batch(**options), device)
+    findings.add("device_map over two devices, flash attention", "not tried", status=NOT_RUN)
 
 
 def check_objective(findings: Findings, options: Options) -> None:
     """Compare every estimator with float64 in every precision, and with the published arithmetic where there is one."""
-    shape = (2, 64, 32) if options.reduced else (4, 512, 1024)
+    shape, device = (2, 64, 32) if options.reduced else (4, 512, 1024), options.device
     scopes: dict[str, Callable[[], Any]] = {
-        "": contextlib.nullcontext,
-        ", autocast": lambda: torch.autocast(options.device, torch.bfloat16),
-        ", TF32": allow_tf32,
-    }
+        "": contextlib.nullcontext, " autocast": lambda: torch.autocast(device, torch.bfloat16), " TF32": allow_tf32,
+    }  # fmt: skip
     for method in METHODS:
-        for dtype in TOLERANCES:
+        for dtype, limit in GRADIENT.items():
             for words, scope in scopes.items():
-                name = f"{method}, {str(dtype).removeprefix('torch.')}{words}"
-                if dtype == torch.float32 or not words:
-                    with findings.attempt(name):
-                        compare_precision(findings, name, method, dtype, options.device, shape, scope)
+                check = f"{method}, {str(dtype).removeprefix('torch.')}{words}: relative errors against float64"
+                if words and dtype != torch.float32:
+                    continue
+                with findings.attempt(check), scope():
+                    value, error, theirs = errors(method, dtype, device, shape)
+                    found = f"value {value:.1e}, gradient {error:.1e}"
+                    require(value <= 1e-5 and error <= limit, f"{found}; at most 1e-5 and {limit:g} are allowed")
+                    goal = "" if theirs is None else f"gradient: the published arithmetic's, {theirs:.1e}"
+                    # Both round the gradient once: equal but for the last digits of the norm.
+                    findings.judge(check, found, goal=goal, met=theirs is None or error <= theirs * 1.001)
     for method in PUBLISHED:
-        check = f"value, {method}, bf16 inputs: mean relative error against float64"
+        check = f"{method}, bfloat16: mean relative error of the value against float64"
         with findings.attempt(check):
-            errors = value_errors(method, options.device, 3 if options.reduced else 100)
-            words = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
-            goal = "the published arithmetic's"
-            findings.judge(check, words, goal=goal, met=errors["ours"] <= errors["published"], errors=errors)
+            means = value_errors(method, device, 3 if options.reduced else 100)
+            words = ", ".join(f"{name} {error:.1e}" for name, error in means.items())
+            met = means["ours"] <= means["published"]
+            findings.judge(check, words, goal="the published arithmetic's", met=met)
 
 
-def compare_precision(
-    findings: Findings,
-    name: str,
-    method: str,
-    dtype: torch.dtype,
-    device: str,
-    shape: tuple[int, int, int],
-    scope: Callable[[], Any],
-) -> None:
-    """Add the errors of value and gradient."""
+def errors(
+    method: str, dtype: torch.dtype, device: str, shape: tuple[int, int, int]
+) -> tuple[float, float, float | None]:
+    """Return the relative errors against float64 of value, gradient and the published gradient, if there is one."""
     torch.manual_seed(0)
     case = make_case(shape, dtype, device, trained=True)
-    wide = case._replace(**{  # the same numbers as leaves of their own, so that gradients are float64, too
-        field: getattr(case, field).detach().double().requires_grad_() for field in ("inputs_embeds", "hidden")
-    })  # fmt: skip
-    exact, exact_value = wide.gradients(lambda: wide.exact(method)), wide.exact(method).item()
-    with scope():
-        value = abs(case.ours(method).item() - exact_value) / abs(exact_value)
-        error = gradient_error(case.gradients(lambda: case.ours(method)), exact)
-        words = f"value {value:.1e}, gradient {error:.1e}"
-        limits = TOLERANCES[dtype]
-        require(value <= limits[0] and error <= limits[1], f"{words}; at most {limits[0]:g} and {limits[1]:g} allowed")
-        if method not in PUBLISHED:
-            findings.add(f"{name}: relative errors against float64", words)
-            return
-        theirs = gradient_error(case.gradients(lambda: case.published(method)), exact)
-    findings.judge(
-        f"{name}: relative errors against float64",
-        f"{words}; published gradient {theirs:.1e}",
-        goal="published gradient's" if dtype == torch.bfloat16 else "",
-        # Both round the gradient once: equal but for the last digit of the norm.
-        met=dtype != torch.bfloat16 or error <= theirs * 1.001,
-    )
+    embeds, hidden = (leaf.detach().double().requires_grad_() for leaf in (case.inputs_embeds, case.hidden))
+    exact = case._replace(inputs_embeds=embeds, hidden=hidden)  # the same numbers, with gradients in float64
+    with torch.autocast(device, enabled=False):
+        value, gradient = exact.exact(method).item(), exact.gradients(exact.exact, method)
+    found = [abs(case.ours(method).item() / value - 1)]
+    for loss in (case.ours, case.published) if method in PUBLISHED else (case.ours,):
+        found.append(float((case.gradients(loss, method) - gradient).norm() / gradient.norm()))
+    return found[0], found[1], found[2] if method in PUBLISHED else None
+
+
+def value_errors(
+    method: str, device: str, seeds: int, shape: tuple[int, int, int] = (2, 512, 1024), scale: float = 1.0
+) -> dict[str, float]:
+    """Return mean relative errors of the value against float64, from bfloat16 inputs, embeddings times ``scale``.
+
+    "all bfloat16" leaves out the published conversion of the hidden states; "rounding" is that of the exact value to
+    float32, the least that a float32 result can have.
+    """
+    found: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        case = make_case(shape, torch.bfloat16, device, trained=False, scale=scale)
+        exact = case.exact(method).item()
+        values = {
+            "ours": case.ours(method),
+            "published": case.published(method),
+            "all bfloat16": case.exact(method, torch.bfloat16),
+            "rounding": torch.tensor(exact),
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(abs(value.item() / exact - 1))
+    return {name: sum(each) / seeds for name, each in found.items()}
 
 
 @contextlib.contextmanager
@@ -140,28 +136,26 @@ def allow_tf32() -> Iterator[None]:
 
 
 def train(device: str, folder: str) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Train three steps with the Trainer, and return the weights and the log."""
+    """Train a tiny Llava three steps with the Trainer, and return the weights and the log."""
     torch.manual_seed(0)
     arguments = TrainingArguments(
         output_dir=folder, max_steps=3, logging_steps=1, per_device_train_batch_size=2, report_to=[], seed=0,
         save_strategy="no", remove_unused_columns=False, disable_tqdm=True, use_cpu=device == "cpu",
     )  # fmt: skip
     rows = [FAMILIES[LLAVA].batch((1,), seed) for seed in range(6)]
-    trainer = Trainer(FAMILIES[LLAVA].build(), arguments, train_dataset=rows, data_collator=collate)
+    trainer = Trainer(
+        FAMILIES[LLAVA].build(), arguments, train_dataset=rows,
+        data_collator=lambda rows: {key: torch.cat([row[key] for row in rows]) for key in rows[0]},
+    )  # fmt: skip
     trainer.train()
     log = [record for record in trainer.state.log_history if "loss" in record]
-    return {name: value.detach().cpu() for name, value in trainer.model.state_dict().items()}, log
-
-
-def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return rows of one length as one batch."""
-    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    return {name: value.cpu() for name, value in trainer.model.state_dict().items()}, log
 
 
 def check_trainer(findings: Findings, device: str) -> None:
     """Compare trainings without this package, with the flag off and with weight 0; then one with VISTA."""
-    setups: dict[str, Callable[[], None]] = {
-        "none": uninstall, "flag off": listen, "weight 0": partial(install, VistaConfig(weight=0)), "weight 1": install,
+    setups: dict[str, Callable[[], Any]] = {
+        "none": lambda: None, "flag off": listen, "weight 0": lambda: install(VistaConfig(weight=0)), "weight 1": install,
     }  # fmt: skip
     trained: dict[str, Any] = {}
     for name, setup in setups.items():
@@ -170,56 +164,81 @@ def check_trainer(findings: Findings, device: str) -> None:
             uninstall()
             setup()
             weights, log = trained[name] = train(device, folder)
-            same = all(torch.equal(value, trained["none"][0][key]) for key, value in weights.items())
-            losses = [record["loss"] for record in log] == [record["loss"] for record in trained["none"][1]]
+            plain_weights, plain_log = trained["none"]
+            same = all(torch.equal(value, plain_weights[key]) for key, value in weights.items())
+            losses = [record["loss"] for record in log] == [record["loss"] for record in plain_log]
             if name == "weight 1":
                 gap = max(abs(float(r["loss"]) - r["ce_loss"] - r["vista_loss"]) for r in log)
                 require(not same and gap < 5e-3, f"weights changed: {not same}; loss - ce_loss - vista_loss: {gap:.1e}")
-                findings.add(check, f"loss = ce_loss + vista_loss to {gap:.0e}, weights differ from the baseline's")
+                findings.add(check, f"loss = ce_loss + vista_loss to {gap:.0e}; other weights than without")
             elif name != "none":
-                require(same and losses, f"weights bit-identical: {same}, losses: {losses}")
+                require(same and losses, f"weights equal to those without the package: {same}; losses: {losses}")
                 findings.add(check, "weights and losses bit-identical to a training without the package")
     uninstall()
 
 
-def check_conformance(findings: Findings, name: str, device: str) -> None:
-    """Run the conformance kit, which includes gradient checkpointing and PEFT."""
-    if name == "merging host":
-        build, batch = lambda: Merging(config()), lambda: batch_for(Merging)
-    else:
-        build, batch = FAMILIES[name]
-    outcomes = check_adapter(lambda: build().to(device), lambda: to_device(batch(), device))
-    skipped = [str(outcome) for outcome in outcomes if outcome.result == "skipped"]
-    words = f"{len(outcomes) - len(skipped)} of {len(outcomes)} checks pass"
-    findings.add(f"conformance kit, {name}", "; ".join([words, *skipped]))
+def to_device(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    """Return the batch on the device."""
+    return {key: value.to(device) for key, value in batch.items()}
 
 
-def check_flash_attention(device: str) -> str:
-    """Compare the term and its gradient under flash attention with those under sdpa, in bf16."""
-    if device == "cpu" or importlib.util.find_spec("flash_attn") is None:
-        raise NotRun("flash_attn is not installed" if device == "cuda" else "needs a GPU")
-    found = {}
-    for kind in ("sdpa", "flash_attention_2"):
+def make_llava(device: str, **options: Any) -> tuple[torch.nn.Module, dict[str, Tensor]]:
+    """Return a tiny Llava in training mode, the same every time, and a batch of several images and a text-only row."""
+    torch.manual_seed(0)
+    return FAMILIES[LLAVA].build().to(device).train(), to_device(FAMILIES[LLAVA].batch(**options), device)
+
+
+def largest_error(device: str, change: Callable[[torch.nn.Module], Callable[..., Any]], limit: float) -> str:
+    """Compare the gradients of a step of the model as ``change`` returns it with those of the plain model."""
+    results = []
+    for function in (lambda model: model, change):
         model, batch = make_llava(device)
-        model = model.bfloat16()
-        model.set_attn_implementation(kind)
-        handle = attach(model)
-        model(**{**batch, "pixel_values": batch["pixel_values"].bfloat16()}).loss.backward()
-        found[kind] = handle.metrics()["vista_loss"]
+        handle = attach(model, VistaConfig(weight=2.0))
+        function(model)(**batch).loss.backward()
+        grads = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        results.append({name: getattr(grad, "full_tensor", grad.clone)() for name, grad in grads.items()})
+        require(handle.metrics()["vista_aligned_samples"] == 2, "the term was not computed")
         handle.detach()
-    error = abs(found["flash_attention_2"] / found["sdpa"] - 1)
-    require(error < 2e-2, f"term {found}")
-    return f"term differs by {error:.1e}"
+    expected, found = results
+    scale = max(float(value.abs().max()) for value in expected.values())
+    error = max(float((found[name] - value).abs().max()) for name, value in expected.items()) / scale
+    require(error <= limit, f"gradients differ by {error:.1e} of the largest")
+    return f"gradients to {error:.1e} of the largest"
+
+
+def check_compile(device: str) -> str:
+    """Compile the model; on a CPU with the backend that needs no compiler."""
+    backend = "inductor" if device == "cuda" else "eager"
+    return f"{backend}: {largest_error(device, lambda model: torch.compile(model, backend=backend), 1e-3)}"
+
+
+def check_fsdp(device: str) -> str:
+    """Shard the model over a mesh of one device."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    def shard(model: Any) -> Any:
+        for module in (*model.model.language_model.layers, model):
+            fully_shard(module, mesh=init_device_mesh(device, (1,)))
+        return model
+
+    backend = "nccl" if device == "cuda" else "gloo"
+    with tempfile.NamedTemporaryFile() as store:
+        torch.distributed.init_process_group(backend, init_method=f"file://{store.name}", rank=0, world_size=1)
+        try:
+            return largest_error(device, shard, 1e-5)
+        finally:
+            torch.distributed.destroy_process_group()
 
 
 def check_packed_rows(device: str) -> str:
-    """Compare two samples in one row, as position_ids tell them apart, with the same two in rows of their own."""
+    """Compare two samples in one row, told apart by position_ids, with the same two in rows of their own."""
     model, single = make_llava(device, images=(1, 1))
     keep = single["attention_mask"].bool()
     packed = {key: single[key][keep][None] for key in ("input_ids", "labels", "attention_mask")}
-    positions = torch.cat([torch.arange(int(row.sum()), device=device) for row in keep])[None]
+    packed["position_ids"] = torch.cat([torch.arange(int(row.sum()), device=device) for row in keep])[None]
     terms = []
-    for inputs in (single, {**packed, "position_ids": positions, "pixel_values": single["pixel_values"]}):
+    for inputs in (single, {**single, **packed}):
         handle = attach(model, add_to_loss=False)
         try:
             model(**inputs)
@@ -229,27 +248,9 @@ def check_packed_rows(device: str) -> str:
             return f"refused by name: {str(error).split(':')[0]}"
         finally:
             handle.detach()
-    require(abs(terms[1] / terms[0] - 1) < 1e-2, f"term {terms[1]} packed, {terms[0]} in rows of their own")
-    return f"term differs by {abs(terms[1] / terms[0] - 1):.1e}"
-
-
-def check_compile(device: str) -> str:
-    """Compare loss and gradients of a compiled model with those of the model as it is."""
-    backend = "inductor" if device == "cuda" else "eager"
-    results = []
-    for compiled in (False, True):
-        model, batch = make_llava(device)
-        handle = attach(model)
-        loss = (torch.compile(model, backend=backend) if compiled else model)(**batch).loss
-        loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-        require(handle.metrics()["vista_aligned_samples"] == 2, "the term was not computed")
-        handle.detach()
-    (plain, expected), (loss, found) = results
-    scale = max(float(value.abs().max()) for value in expected.values())
-    error = max(float((found[name] - value).abs().max()) for name, value in expected.items()) / scale
-    require(abs(loss - plain) < 1e-3 * abs(plain) and error < 1e-3, f"loss {loss}, not {plain}; gradients {error:.1e}")
-    return f"{backend}: gradients to {error:.1e} of the largest"
+    error = abs(terms[1] / terms[0] - 1)
+    require(error < 1e-2, f"term {terms[1]} in one row, {terms[0]} in two")
+    return f"term differs by {error:.1e}"
 
 
 def check_scaler(device: str) -> str:
@@ -257,10 +258,8 @@ def check_scaler(device: str) -> str:
     for policy in ("skip", "stop"):
         model, batch = make_llava(device)
         handle = attach(model, VistaConfig(on_nonfinite=policy))
-        scaler, optimizer = (
-            torch.amp.GradScaler(device, init_scale=1024.0),
-            torch.optim.SGD(model.parameters(), lr=1e-2),
-        )
+        scaler = torch.amp.GradScaler(device, init_scale=1024.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
         for bad in (False, True, False):
             before = copy.deepcopy(model.state_dict())
             pixels = batch["pixel_values"] * (torch.inf if bad else 1.0)
@@ -280,34 +279,3 @@ def check_scaler(device: str) -> str:
             require(policy == "stop", "on_nonfinite=skip stopped the run")
         handle.detach()
     return "that batch changes no weight and halves the scale; the run stops or counts it, as configured"
-
-
-def check_fsdp(device: str) -> str:
-    """Compare gradients of a model sharded over a mesh of one device with the plain model's."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    results = []
-    with tempfile.NamedTemporaryFile() as store:
-        torch.distributed.init_process_group(
-            "nccl" if device == "cuda" else "gloo", init_method=f"file://{store.name}", rank=0, world_size=1
-        )
-        try:
-            for sharded in (False, True):
-                model, batch = make_llava(device)
-                handle = attach(model, VistaConfig(weight=2.0))
-                if sharded:
-                    mesh = init_device_mesh(device, (1,))
-                    for module in (*model.model.language_model.layers, model):
-                        fully_shard(module, mesh=mesh)
-                model(**batch).loss.backward()
-                grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-                results.append({name: getattr(g, "full_tensor", g.clone)() for name, g in grads.items()})
-                require(handle.metrics()["vista_aligned_samples"] == 2, "the term was not computed")
-        finally:
-            torch.distributed.destroy_process_group()
-    expected, found = results
-    scale = max(float(value.abs().max()) for value in expected.values())
-    error = max(float((found[name] - value).abs().max()) for name, value in expected.items()) / scale
-    require(error < 1e-5, f"gradients off by {error:.1e} of the largest")
-    return f"gradients to {error:.1e} of the largest"

@@ -13,20 +13,11 @@ OK, MISSED, FAILED, NOT_RUN = "ok", "missed", "failed", "not run"
 
 
 class Options(NamedTuple):
-    """How a part is run.
-
-    Attributes:
-        device: "cuda" or "cpu".
-        reduced: tiny shapes that show that everything runs; no goal is judged.
-        seconds: for the whole part.
-        out: folder of the run's files.
-        wheels: folder of LLaVA's wheels, or None.
-    """
+    """How a part is run: reduced means tiny shapes and no goal judged; seconds are those of the whole part."""
 
     device: str
     reduced: bool
     seconds: float
-    out: Path
     wheels: Path | None = None
 
 
@@ -35,10 +26,10 @@ class NotRun(Exception):
 
 
 class Findings:
-    """The findings of one part. Each is a dictionary with check, measured, goal, status and numbers of its own."""
+    """The findings of one part, each a dictionary: check, measured, goal, status and numbers of its own."""
 
-    def __init__(self, path: Path, part: str, options: Options) -> None:
-        self.path, self.part, self.reduced = path, part, options.reduced
+    def __init__(self, path: Path, part: str, reduced: bool) -> None:
+        self.path, self.part, self.reduced = path, part, reduced
         self.rows: list[dict[str, Any]] = []
 
     def add(self, check: str, measured: str, *, goal: str = "", status: str = OK, **numbers: Any) -> None:
@@ -49,7 +40,7 @@ class Findings:
         print(f"{status:8}{check}: {measured}{f' (goal: {goal})' if goal else ''}", flush=True)
 
     def judge(self, check: str, measured: str, *, goal: str, met: bool, **numbers: Any) -> None:
-        """Add a measurement with a goal, which a reduced run cannot meet or miss."""
+        """Add a measurement with a goal, which a reduced run cannot miss."""
         self.add(check, measured, goal=goal, status=OK if met or self.reduced else MISSED, **numbers)
 
     @contextlib.contextmanager
@@ -65,10 +56,6 @@ class Findings:
 
 
 def require(condition: object, words: str) -> None:
-    """Raise what `Findings.attempt` turns into a failure, unless the condition holds.
-
-    Raises:
-        AssertionError: with the words.
-    """
+    """Raise an AssertionError with the words, which `Findings.attempt` records, unless the condition holds."""
     if not condition:
         raise AssertionError(words)

@@ -1,56 +1,28 @@
-"""Times of arms in turn, peak memory, and the machine."""
+"""Times of arms in turn, peak memory, and what a profile names."""
 
 from __future__ import annotations
 
-import ctypes
-import datetime
-import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch.profiler import ProfilerActivity, profile
-
-import llava_vista
 
 Arm = Callable[[], Any]
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return where, when and with what a run is made. A virtual machine may name only the vendor of its CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if device == "cuda" else (names or [platform.machine()])[0],
-        "device_type": device,
-        "threads": torch.get_num_threads(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "llava_vista": llava_vista.__version__,
-    }
-
-
 def seconds_of(arm: Arm, device: str) -> float:
     """Return the seconds of one call: on a CPU those of computing, so that waiting for a busy core does not count."""
-    if device == "cpu":
-        start = time.process_time()
-        arm()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
     arm()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 def alternate(
@@ -60,8 +32,7 @@ def alternate(
 
     Args:
         arms: by name.
-        rounds: at most so many, at least 3 where ``seconds`` allow.
-        seconds: no new round after so long.
+        rounds: at most so many; no new one after ``seconds``.
         prepare: called with the arm's name before it is timed.
 
     Returns:
@@ -81,27 +52,20 @@ def alternate(
     return times
 
 
-def ratios(times: list[float], against: list[float]) -> list[float]:
-    """Return one arm's time divided by another's of the same round."""
-    return [ours / theirs for ours, theirs in zip(times, against, strict=True)]
+def ratio(times: list[float], against: list[float]) -> tuple[float, float, float]:
+    """Return the quartiles of one arm's time divided by another's of the same round; the median is the second."""
+    return quartiles([ours / theirs for ours, theirs in zip(times, against, strict=True)])
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Return the quartiles; the median is the second."""
+    """Return the quartiles."""
     ordered = sorted(values)
-    last = len(ordered) - 1
-    return ordered[last // 4], statistics.median(ordered), ordered[math.ceil(last * 3 / 4)]
+    return ordered[len(ordered) // 4], statistics.median(ordered), ordered[-1 - len(ordered) // 4]
 
 
 def milliseconds(times: list[float]) -> float:
     """Return the median in ms."""
     return round(1000 * statistics.median(times), 4)
-
-
-def slope(points: Mapping[float, float]) -> float:
-    """Return the least-squares slope of log y over log x: 1 is linear growth."""
-    logs = [[math.log(value) for value in values] for values in (points.keys(), points.values())]
-    return statistics.linear_regression(*logs).slope
 
 
 def peak_memory(arm: Arm, device: str) -> int:
@@ -123,32 +87,14 @@ def peak_memory(arm: Arm, device: str) -> int:
     return highest
 
 
-def kernels(arm: Arm, device: str, most: int = 6) -> str:
-    """Return the operations (on a GPU: kernels) that take most of the arm's time, with their shares."""
-    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[ProfilerActivity.CPU, activity]) as recorded:
-        arm()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    events = recorded.key_averages()
-    if device == "cuda":
-        events = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
-    taken = {
-        event.key: getattr(event, f"self_{'device' if device == 'cuda' else 'cpu'}_time_total") for event in events
-    }
+def kernels(arm: Arm, device: str) -> str:
+    """Return the six operations (on a GPU: kernels) that take most of the arm's time, with their shares."""
+    kind = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[ProfilerActivity.CPU, kind]) as recorded:
+        seconds_of(arm, device)
+    wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
+    clock = f"self_{'device' if device == 'cuda' else 'cpu'}_time_total"
+    taken = {event.key: getattr(event, clock) for event in recorded.key_averages() if event.device_type == wanted}
     total = sum(taken.values()) or 1
-    first = sorted(taken, key=taken.__getitem__, reverse=True)[:most]
+    first = sorted(taken, key=taken.__getitem__, reverse=True)[:6]
     return ", ".join(f"`{name[:60]}` {taken[name] / total:.0%}" for name in first)
-
-
-def keep_memory() -> bool:
-    """Make glibc keep freed memory, as the allocator of a GPU does. Return False without glibc.
-
-    Otherwise a large tensor is sometimes mapped again page by page, which takes several times as long as writing it:
-    times of the same operation scatter.
-    """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tune is None:
-        return False
-    no_mapping, no_trimming = tune(-4, 0), tune(-1, 2**31 - 1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
-    return bool(no_mapping and no_trimming)
