@@ -34,18 +34,8 @@ def train_llava(options: Options) -> str:
     with tempfile.TemporaryDirectory() as name:
         site = Path(name) / "site"
         if options.wheels is not None:
-            install = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-index",
-                "--no-deps",
-                "--target",
-                str(site),
-            ]
-            subprocess.run([*install, *map(str, sorted(options.wheels.glob("*.whl")))], check=True)
+            install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target"]
+            subprocess.run([sys.executable, *install, site, *options.wheels.glob("*.whl")], check=True)
             for path, text in DEEPSPEED.items():
                 (site / path).parent.mkdir(parents=True, exist_ok=True)
                 (site / path).write_text(text)

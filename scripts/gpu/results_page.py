@@ -19,8 +19,8 @@ Written by `results_page.py` from the runs in `results/`; README.md says what ea
 NOT_RUN = """
 ## GPU
 
-**Not run.** Nothing of this package has run on a GPU. `bash scripts/gpu/run.sh --out results` answers what is open in less
-than ten minutes. The tests run the same command on a CPU at reduced size.
+**Not run.** Nothing of this package has run on a GPU. `bash scripts/gpu/run.sh --out results` answers what is open in
+less than ten minutes. The tests run the same command on a CPU at reduced size.
 """
 CPU_NOTE = """
 Times of a CPU are of computing, so that other work on the machine does not count; arms are timed in turn. The published
