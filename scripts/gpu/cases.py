@@ -33,10 +33,13 @@ class Case(NamedTuple):
         """Return the tensors that get a gradient."""
         return [tensor for tensor in (self.hidden, self.inputs_embeds) if tensor.requires_grad]
 
+    def clear(self) -> None:
+        """Remove the gradients."""
+        self.inputs_embeds.grad = self.hidden.grad = None
+
     def step(self, loss: Callable[[str], Tensor], method: str, scale: float = 1.0) -> None:
         """Compute the gradients of a loss, such as `ours`, times ``scale``."""
-        for leaf in self.leaves():
-            leaf.grad = None
+        self.clear()
         (loss(method) * scale).backward()
 
     def gradients(self, loss: Callable[[str], Tensor], method: str) -> Tensor:

@@ -40,7 +40,7 @@ SIZES = {
     "tiny, LoRA": Size(
         16, 16, 2, 2, 64, {**TINY, "image_size": 16, "patch_size": 4}, 12, dtype=torch.bfloat16, lora=True
     ),
-    "d=1024": Size(1024, 2752, 2, 8, 4096, {**TINY, "image_size": 96, "patch_size": 4}, 448),
+    "d=1024": Size(1024, 2752, 2, 8, 4096, {**TINY, "image_size": 96, "patch_size": 4}, 448, (1,)),
     "LLaVA-1.5-7B": Size(
         4096, 11008, 32, 32, 32064, {**LARGE, "image_size": 336, "patch_size": 14}, 1472, (16, 8, 4, 2, 1),
         torch.bfloat16, lora=True,
@@ -99,6 +99,7 @@ class Trainee:
             self.batch = make_batch(size, self.batch_size, device)
             try:
                 self.vista(True)
+                self.step()
                 break
             except torch.OutOfMemoryError:
                 if self.batch_size == size.batches[-1]:
@@ -107,12 +108,14 @@ class Trainee:
             torch.cuda.empty_cache()
 
     def vista(self, on: bool) -> None:
-        """Attach or detach, and do one step, so that the first batch's checks are not in what is timed."""
-        if not on and self.handle is not None:
+        """Attach or detach; then do one step, so that the first batch's checks are not in what is timed."""
+        if on == (self.handle is not None):
+            return
+        if on:
+            self.handle = attach(self.model, VistaConfig())
+        else:
             self.handle.detach()
             self.handle = None
-        elif on and self.handle is None:
-            self.handle = attach(self.model, VistaConfig())
         self.step()
 
     def step(self) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from findings import Findings, NotRun, Options, require
 
-#: What LLaVA's trainer imports of DeepSpeed when it saves, also where DeepSpeed is not used.
-DEEPSPEED = {
+#: Beside the wheels: the start-up hook, which only an installed package has as a .pth file, and what LLaVA's trainer
+#: imports of DeepSpeed when it saves, also where DeepSpeed is not used.
+FILES = {
+    "sitecustomize.py": "from llava_vista.hooks import startup\n\nstartup.start()\n",
     "deepspeed/__init__.py": "from . import zero\n",
     "deepspeed/zero.py": "class GatheredParameters: ...\n",
     "deepspeed/runtime/__init__.py": "",
@@ -36,7 +38,7 @@ def train_llava(options: Options) -> str:
         if options.wheels is not None:
             install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target"]
             subprocess.run([sys.executable, *install, site, *options.wheels.glob("*.whl")], check=True)
-            for path, text in DEEPSPEED.items():
+            for path, text in FILES.items():
                 (site / path).parent.mkdir(parents=True, exist_ok=True)
                 (site / path).write_text(text)
         elif importlib.util.find_spec("llava") is None:

@@ -89,8 +89,7 @@ def peak_memory(arm: Arm, device: str) -> int:
 
 def kernels(arm: Arm, device: str) -> str:
     """Return the six operations (on a GPU: kernels) that take most of the arm's time, with their shares."""
-    kind = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[ProfilerActivity.CPU, kind]) as recorded:
+    with profile(activities=[ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU]) as recorded:
         seconds_of(arm, device)
     wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     clock = f"self_{'device' if device == 'cuda' else 'cpu'}_time_total"
