@@ -29,10 +29,10 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "right": Part("correctness", 170),
-    "no-sync": Part("host_reads", 50),
-    "fast": Part("cost", 220),
-    "real": Part("real_parts", 110),
+    "right": Part("correctness", 190),
+    "no-sync": Part("host_reads", 40),
+    "fast": Part("cost", 210),
+    "real": Part("real_parts", 100),
     "cpu": Part("cpu_cost", 100),
 }
 
@@ -58,13 +58,10 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Return where, when and with what a run is made. A virtual machine may name only the vendor of its CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    """Return where, when and with what a run is made."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else (names or [platform.machine()])[0],
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -68,23 +68,14 @@ def milliseconds(times: list[float]) -> float:
     return round(1000 * statistics.median(times), 4)
 
 
-def peak_memory(arm: Arm, device: str) -> int:
-    """Return the peak of allocated bytes while the arm runs, above those allocated before."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        arm()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        arm()
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        highest = max(highest, now)
-    return highest
+def peak_memory(arm: Arm) -> int:
+    """Return the peak of allocated bytes of a GPU while the arm runs, above those allocated before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    arm()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def kernels(arm: Arm, device: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,7 +29,9 @@ from literal import literal_vista  # noqa: E402
 from torchvision_stand_in import stand_in  # noqa: E402
 
 from llava_vista import register_estimator  # noqa: E402
+from llava_vista.attach.meter import Meter  # noqa: E402
 from llava_vista.config import ESTIMATORS  # noqa: E402
+from llava_vista.objective import AlignmentTerms  # noqa: E402
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -102,6 +105,22 @@ def test_reads_and_copies_of_an_estimator_are_noticed() -> None:
         pytest.raises(AssertionError, match=r"cpu.*meta"),
     ):
         host_reads.objective_and_meter("copies", "meta")()
+
+
+def test_a_read_in_a_step_is_noticed(monkeypatch) -> None:
+    add_terms = Meter.add_terms
+
+    def read(meter: Meter, terms: AlignmentTerms, step: int) -> None:
+        assert terms.loss.item() > 0
+        add_terms(meter, terms, step)
+
+    monkeypatch.setattr(Meter, "add_terms", read)
+    for count, batches in (
+        (partial(host_reads.count_in_loop, host_reads.SIZES["tiny"]), 1),
+        (host_reads.count_in_trainer, 2),
+    ):
+        waits = count("cpu")
+        assert waits[True] - waits[False] == batches
 
 
 def test_a_part_that_fails_stops_no_other_and_is_told_by_the_exit_code(tmp_path: Path, monkeypatch) -> None:
