@@ -76,8 +76,8 @@ def measure_step(findings: Findings, name: str, options: Options, *, goal: float
     alone = alternate({"alone": lambda: case.step(case.ours, "l2")}, 9, device, seconds=20)["alone"]
     fastest = min(times["with"]) / min(times["without"]) - 1
     words = (
-        f"time {middle:+.2%} (quartiles {low:+.2%} to {high:+.2%}, {len(times['with'])} pairs; fastest {fastest:+.2%}) of "
-        f"{step:.0f} ms, peak memory {memory}; the objective alone {milliseconds(alone) / step:.2%}"
+        f"time {middle:+.2%} (quartiles {low:+.2%} to {high:+.2%}, {len(times['with'])} pairs; fastest {fastest:+.2%}) "
+        f"of {step:.0f} ms, peak memory {memory}; the objective alone {milliseconds(alone) / step:.2%}"
     )
     met = middle <= goal and more <= goal
     if not met and not options.reduced:
