@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from findings import NOT_RUN, Findings, Options, require
 from merging_host import Merging, batch_for, config
 from native_models import FAMILIES, LLAVA, Family
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from llava_vista import LayoutError, NonFiniteLossError, VistaConfig, attach, install, uninstall
 from llava_vista.hooks import listen
@@ -91,9 +91,7 @@ def errors(method: str, dtype: torch.dtype, device: str, shape: tuple[int, int, 
     return found
 
 
-def train(
-    device: str, folder: str, callbacks: Sequence[TrainerCallback] = (), **options: Any
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def train(device: str, folder: str, **options: Any) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Train a tiny Llava with the Trainer, three steps if not told otherwise, and return the weights and the log."""
     torch.manual_seed(0)
     options = {"max_steps": 3, "logging_steps": 1, **options}
@@ -103,7 +101,7 @@ def train(
     )  # fmt: skip
     rows = [FAMILIES[LLAVA].batch((1,), seed) for seed in range(6)]
     trainer = Trainer(
-        FAMILIES[LLAVA].build(), arguments, train_dataset=rows, callbacks=[*callbacks],
+        FAMILIES[LLAVA].build(), arguments, train_dataset=rows,
         data_collator=lambda rows: {key: torch.cat([row[key] for row in rows]) for key in rows[0]},
     )  # fmt: skip
     trainer.train()

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import TrainerCallback
 
 from llava_vista import AlignmentHead, VistaConfig, install, uninstall
 from llava_vista.attach.meter import Meter
@@ -97,33 +96,19 @@ def objective_and_meter(method: str, device: str) -> Callable[[], None]:
     return step
 
 
-class CountOneStep(TrainerCallback):
-    """Counts the waits of a step, of two accumulated batches, that makes no log record."""
-
-    def __init__(self, device: str) -> None:
-        self._counting, self.waits = count_waits(device), 0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 4:  # the first ones may be checked
-            self._seen = self._counting.__enter__()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 5:
-            self._counting.__exit__(None, None, None)
-            self.waits = len(self._seen)
-
-
 def count_in_trainer(device: str) -> dict[bool, int]:
-    """Return the waits of a Trainer's step without VISTA and with it."""
+    """Return the waits of two more steps, three batches, of an accumulating Trainer without VISTA and with it."""
     waits = {}
     for on in (False, True):
-        counter = CountOneStep(device)
-        if on:
-            install()
-        with tempfile.TemporaryDirectory() as folder:
-            train(device, folder, [counter], max_steps=6, logging_steps=6, gradient_accumulation_steps=2)
-        uninstall()
-        waits[on] = counter.waits
+        totals = []
+        for steps in (4, 6):  # what happens once cancels out: set-up, first batches, the record at the end
+            if on:
+                install()
+            with tempfile.TemporaryDirectory() as folder, count_waits(device) as seen:
+                train(device, folder, max_steps=steps, logging_steps=10, gradient_accumulation_steps=2)
+            uninstall()
+            totals.append(len(seen))
+        waits[on] = totals[1] - totals[0]
     return waits
 
 

@@ -117,7 +117,7 @@ def test_a_read_in_a_step_is_noticed(monkeypatch) -> None:
     monkeypatch.setattr(Meter, "add_terms", read)
     for count, batches in (
         (partial(host_reads.count_in_loop, host_reads.SIZES["tiny"]), 1),
-        (host_reads.count_in_trainer, 2),
+        (host_reads.count_in_trainer, 3),
     ):
         waits = count("cpu")
         assert waits[True] - waits[False] == batches
