@@ -41,6 +41,7 @@ SIZES = {
         16, 16, 2, 2, 64, {**TINY, "image_size": 16, "patch_size": 4}, 12, dtype=torch.bfloat16, lora=True
     ),
     "d=1024": Size(1024, 2752, 2, 8, 4096, {**TINY, "image_size": 96, "patch_size": 4}, 448, (1,)),
+    "d=1024, shallow": Size(1024, 16, 1, 8, 64, {**TINY, "image_size": 96, "patch_size": 4}, 448, (1,)),
     "LLaVA-1.5-7B": Size(
         4096, 11008, 32, 32, 32064, {**LARGE, "image_size": 336, "patch_size": 14}, 1472, (16, 8, 4, 2, 1),
         torch.bfloat16, lora=True,
