@@ -33,7 +33,7 @@ PARTS = {
     "no-sync": Part("host_reads", 40),
     "fast": Part("cost", 210),
     "real": Part("real_parts", 100),
-    "cpu": Part("cpu_cost", 100),
+    "cpu": Part("cpu_cost", 60),
 }
 
 
