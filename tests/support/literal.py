@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,3 +39,27 @@ def literal_vista(
     if not losses:
         return hidden.sum() * 0, hidden.sum() * 0
     return torch.stack(losses).mean(), torch.stack(similarities).mean()
+
+
+def literal_infonce(embeds: Tensor, hidden: Tensor, text: Tensor, image: Tensor, temperature: float) -> Tensor:
+    """The formula of `llava_vista.objective.estimators.infonce` by loops: minus the mean over valid samples."""
+    rows = [row for row in range(len(embeds)) if text[row].any() and image[row].any()]
+    anchors, bags = [], []
+    for row in rows:
+        x = embeds[row, text[row]]
+        weights = [(t / len(x)) for t in range(1, len(x) + 1)]
+        bags.append(sum(weight * vector for weight, vector in zip(weights, x, strict=True)) / sum(weights))
+        anchors.append(hidden[row, image[row]][-1])
+    if not rows:
+        return embeds.sum() * 0
+    a_mean, b_mean = sum(anchors) / len(rows), sum(bags) / len(rows)
+    unit = [((a - a_mean), (b - b_mean)) for a, b in zip(anchors, bags, strict=True)]
+    unit = [(a / a.norm().clamp(min=1e-8), b / b.norm().clamp(min=1e-8)) for a, b in unit]
+    total = 0.0
+    for i in range(len(rows)):
+        others = [j for j in range(len(rows)) if j == i or not torch.allclose(bags[i], bags[j], rtol=0, atol=1e-9)]
+        to_text = torch.stack([unit[i][0] @ unit[j][1] for j in others]) / temperature
+        to_image = torch.stack([unit[j][0] @ unit[i][1] for j in others]) / temperature
+        own = unit[i][0] @ unit[i][1] / temperature
+        total = total + math.log(len(others)) + own - (to_text.logsumexp(0) + to_image.logsumexp(0)) / 2
+    return -total / len(rows)

@@ -40,11 +40,11 @@ class Merging(LlamaForCausalLM):
             for token, label in zip(ids[keep], wanted[keep], strict=True):
                 image = token == PLACEHOLDER
                 embeds.append(next(features) if image else self.embed(token[None]))
-                row_labels.append(torch.full((PATCHES,), IGNORE) if image else label[None])
+                row_labels.append(label.new_full((PATCHES,), IGNORE) if image else label[None])
             rows.append((torch.cat(embeds), torch.cat(row_labels)))
         embeds = nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
         labels = nn.utils.rnn.pad_sequence([row[1] for row in rows], batch_first=True, padding_value=IGNORE)
-        mask = nn.utils.rnn.pad_sequence([torch.ones(len(row[0])) for row in rows], batch_first=True).bool()
+        mask = nn.utils.rnn.pad_sequence([row[1].new_ones(len(row[0])) for row in rows], batch_first=True).bool()
         return None, position_ids, mask, past_key_values, embeds, labels
 
     def forward(self, input_ids=None, attention_mask=None, labels=None, images=None, **kwargs):
