@@ -223,12 +223,27 @@ def find_adapter(model: nn.Module) -> Found:
             f"{broken} A model of another family needs register_adapter; a text-only language model has no image to "
             "align."
         )
-    if getattr(getattr(found[0].module, "config", None), "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{type(found[0].module).__name__} is an encoder-decoder: images and answer are in different sequences, "
-            "and VISTA needs both in the decoder's. Train it without VISTA."
-        )
+    _refuse_other_sequences(found[0].module)
     return found[0]
+
+
+def _refuse_other_sequences(model: nn.Module) -> None:
+    """Refuse models whose decoder has no image rows in its sequence, as their configuration says.
+
+    Raises:
+        UnsupportedModelError: an encoder-decoder, or images enter by cross attention.
+    """
+    config = getattr(model, "config", None)
+    configs = (config, getattr(config, "text_config", None))
+    if any(getattr(one, "is_encoder_decoder", False) for one in configs):
+        reason = "is an encoder-decoder: images and answer are in different sequences"
+    elif any(getattr(one, "cross_attention_layers", None) for one in configs):
+        reason = "attends to images by cross attention: no position of its sequence is an image"
+    else:
+        return
+    raise UnsupportedModelError(
+        f"{type(model).__name__} {reason}, and VISTA needs both in the decoder's. Train it without VISTA."
+    )
 
 
 def _claims(model: nn.Module, adapters: list[Adapter]) -> list[Found]:

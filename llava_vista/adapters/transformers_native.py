@@ -34,6 +34,17 @@ class Native(Adapter):
         return config_placeholder_ids(model)
 
 
+@register_adapter("transformers-ovis2")
+class Ovis2(Native):
+    """As `Native`. Tokens around an image get embeddings of the vision model: they are neither text nor image rows."""
+
+    classes = _names("ovis2", "Ovis2ForConditionalGeneration")
+
+    def other_ids(self, model: nn.Module) -> tuple[int, ...]:
+        ids: list[int] = model.config.visual_indicator_token_ids  # type: ignore[assignment, union-attr]
+        return tuple(ids)
+
+
 @register_adapter("transformers-llava")
 class NativeLlava(Adapter):
     """As `Native`. Up to transformers 4.48 one ``<image>`` may also be a whole image, expanded in ``forward``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .base import Adapter, register_adapter
+from .base import VISUAL, Adapter, register_adapter
 
 _PACKAGE = "llava.model.language_model"
 
@@ -30,10 +30,10 @@ class Vila(Adapter):
     packs_rows = True
 
     def image_ids(self, model: nn.Module) -> tuple[int, ...]:
-        return tuple(token for name, token in _media(model).items() if name in ("image", "video"))
+        return tuple(token for name, token in _media(model).items() if name in VISUAL) or super().image_ids(model)
 
     def other_ids(self, model: nn.Module) -> tuple[int, ...]:
-        return tuple(token for name, token in _media(model).items() if name not in ("image", "video"))
+        return tuple(token for name, token in _media(model).items() if name not in VISUAL)
 
     def matches(self, module: nn.Module) -> bool:
         # LLaVA's decoder has the same qualified name as this model, and no such method.

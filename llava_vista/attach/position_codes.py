@@ -171,12 +171,13 @@ def unknown_kinds(codes: Tensor, mask: Tensor, tokens: Tokens) -> set[int]:
 
     They are taken for images as long as there is one such kind.
     """
-    kinds, ids, placeholder = set(), tokens.ids.tolist(), tokens.placeholder.tolist()
+    kinds: set[int] = set()
+    ids, text = tokens.ids.tolist(), (tokens.attended & ~tokens.placeholder).tolist()
     for row, (values, keep) in enumerate(zip(codes.tolist(), mask.bool().tolist(), strict=True)):
-        token = row * tokens.length - 1
+        behind, end = row * tokens.length, (row + 1) * tokens.length
         for value, attended in zip(values, keep, strict=True):
             if value >= 0:
-                token = value
-            elif attended and token + 1 < len(ids) and not placeholder[token + 1] and tokens.attended[token + 1]:
-                kinds.add(ids[token + 1])
+                behind, end = value + 1, (value // tokens.length + 1) * tokens.length
+            elif attended and behind < end and text[behind]:
+                kinds.add(ids[behind])
     return kinds

@@ -341,6 +341,15 @@ def idefics3_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     return {**rows([START, *[IMAGE] * 4, END], images, seed), "pixel_values": values}
 
 
+def build_ovis2() -> torch.nn.Module:
+    vision = {**VISION, "hidden_stride": 2, "vocab_size": 40, "num_visual_indicator_tokens": 2}
+    config = transformers.Ovis2Config(
+        vision_config=vision, text_config={**TEXT, "model_type": "qwen2"}, image_token_id=IMAGE,
+        visual_indicator_token_ids=[START, END], vocab_size=VOCABULARY, hidden_size=32,
+    )  # fmt: skip
+    return transformers.Ovis2ForConditionalGeneration(config)
+
+
 QWEN = {f"{name}ForConditionalGeneration": build for name, build in (
     ("Qwen2VL", build_qwen2_vl), ("Qwen2_5_VL", build_qwen2_5_vl), ("Qwen3VL", build_qwen3_vl),
     ("Glm4v", build_glm4v),
@@ -355,6 +364,7 @@ ALL = {
     "InternVLForConditionalGeneration": Family(build_internvl, internvl_batch),
     "Gemma3ForConditionalGeneration": Family(build_gemma3, gemma3_batch),
     "PaliGemmaForConditionalGeneration": Family(build_paligemma, paligemma_batch),
+    "Ovis2ForConditionalGeneration": Family(build_ovis2, internvl_batch),
     # by the generic adapter
     "Mistral3ForConditionalGeneration": Family(build_mistral3, mistral3_batch),
     "Idefics3ForConditionalGeneration": Family(partial(build_idefics3, "Idefics3"), idefics3_batch),
