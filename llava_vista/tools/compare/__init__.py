@@ -77,8 +77,10 @@ def run(args: argparse.Namespace) -> int:
 
     arms = _arms(args)
     for path in args.output:
-        if path.suffix.lower() not in REPORTS + FIGURES:
+        if path.suffix.lower() not in REPORTS + FIGURES or path.is_dir():
             raise CompareError(f"--output {path}: the suffix must be one of {', '.join(REPORTS + FIGURES)}.")
+        if any(folder.is_file() for folder in path.parents):
+            raise CompareError(f"--output {path}: {path.parent} is not a folder and cannot become one.")
     comparison = compare(*arms)
     files = {name: content for path in args.output for name, content in _render(comparison, path).items()}
     for path, content in files.items():

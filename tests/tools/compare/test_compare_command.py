@@ -80,6 +80,7 @@ def test_groups_of_runs(tmp_path, capsys) -> None:
         (["compare", "--baseline", "{a}"], "name a baseline and a VISTA run"),
         (["compare", "{a}", "nowhere"], "nowhere does not exist"),
         (["compare", "--baseline", "{a}", "{a}/../a", "--vista", "{b}", "{b}"], "named twice for the baseline arm"),
+        (["compare", "{a}", "{b}", "-o", "{a}/config.json/r.md"], "is not a folder and cannot become one"),
         (["compare", "{a}", "{b}", "-o", "report.doc"], "suffix must be one of .html, .md, .json, .png, .pdf, .svg"),
     ],
 )
