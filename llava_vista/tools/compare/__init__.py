@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         CompareError: a mistake in the command.
         MissingExtraError: something that is needed is not installed. Nothing has been printed or written then.
     """
-    from ..kit.rendering import print_report
+    from ..kit.rendering import print_text, to_text
     from .comparison import compare
     from .comparison_report import build_report
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.quiet:
         print("\n".join(comparison.headlines()))
     else:
-        print_report(build_report(comparison))
+        print_text(to_text(build_report(comparison)))
     return 0 if comparison.is_complete else 1
 
 
