@@ -71,14 +71,16 @@ def run(args: argparse.Namespace) -> int:
         CompareError: a mistake in the command.
         MissingExtraError: something that is needed is not installed. Nothing has been printed or written then.
     """
-    from ..kit.rendering import print_report
+    from ..kit.rendering import print_text, to_text
     from .comparison import compare
     from .comparison_report import build_report
 
     arms = _arms(args)
     for path in args.output:
-        if path.suffix.lower() not in REPORTS + FIGURES:
+        if path.suffix.lower() not in REPORTS + FIGURES or path.is_dir():
             raise CompareError(f"--output {path}: the suffix must be one of {', '.join(REPORTS + FIGURES)}.")
+        if any(folder.is_file() for folder in path.parents):
+            raise CompareError(f"--output {path}: {path.parent} is not a folder and cannot become one.")
     comparison = compare(*arms)
     files = {name: content for path in args.output for name, content in _render(comparison, path).items()}
     for path, content in files.items():
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.quiet:
         print("\n".join(comparison.headlines()))
     else:
-        print_report(build_report(comparison))
+        print_text(to_text(build_report(comparison)))
     return 0 if comparison.is_complete else 1
 
 

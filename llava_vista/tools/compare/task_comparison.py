@@ -27,7 +27,6 @@ MME_NOTE = (
     "LLaVA's own training differs by about 20 MME points from run to run (its author, in github.com/haotian-liu/LLaVA "
     "issue 680): with a single run per arm, a change of that size says nothing about VISTA."
 )
-_MME_POINTS = 20
 
 
 @dataclass
@@ -229,19 +228,9 @@ def _adjust(result: ScoreComparison) -> None:
             f"{LEVEL} by chance alone. A verdict needs that after Holm's adjustment (for further numbers among these), "
             "and an interval without 0."
         )
-    single_mme = [row for row in rows if _is_mme_perception(row) and min(len(row.baseline), len(row.vista)) == 1]
-    for row in single_mme:
-        if abs(row.change) <= _MME_POINTS:
-            row.notes.append("within LLaVA's run-to-run noise of about 20 points.")
     if any(row.noise == QUESTIONS for row in rows):
         result.notes.append(QUESTIONS_NOTE)
     if any(row.task == AVERAGE for row in rows):
         result.notes.append(AVERAGE_NOTE)
-    if single_mme:
+    if any(row.unit == "points" and min(len(row.baseline), len(row.vista)) == 1 for row in rows):
         result.notes.append(MME_NOTE)
-
-
-def _is_mme_perception(row: ScoreRow) -> bool:
-    """Return whether it is what LLaVA reports as its MME score."""
-    name = f"{row.task} {row.metric}".lower()
-    return row.unit == "points" and name.startswith("mme") and "perception" in name

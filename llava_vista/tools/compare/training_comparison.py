@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ..kit.run_history import describe_parts
-from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, mean_at_end
+from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, means_at_both_ends
 from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
@@ -106,7 +106,7 @@ def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
     for key, name in {**VISTA_TERMS, CHANCE: "own text ranked first, by chance"}.items():
         series = [run.series(key)[1] for run in runs]
         if all(series):
-            first, last = (fmean(mean_at_end(values[::step]) for values in series) for step in (-1, 1))
+            first, last = map(fmean, zip(*map(means_at_both_ends, series), strict=True))
             summaries.append({"key": key, "name": name, "first": first, "last": last})
     return summaries
 
@@ -130,7 +130,7 @@ def describe_alignment(runs: Sequence[TrainingRun]) -> str:
     chance = f" (chance {terms[CHANCE]['last']:.3g})" if CHANCE in terms else ""
     return (
         f"The VISTA loss fell ({loss['first']:.3g} -> {loss['last']:.3g}) and the alignment with the own image did not "
-        f"rise ({numbers}{chance}): the loss fell by what all samples share."
+        f"rise ({numbers}{chance}): its fall is no sign of alignment."
     )
 
 

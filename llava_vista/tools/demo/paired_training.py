@@ -67,6 +67,8 @@ def make_folder(output: Path, overwrite: bool) -> None:
     Raises:
         DemoError: the folder has files, and is not a demo's or must not be overwritten.
     """
+    if output.is_file():
+        raise DemoError(f"{output} is a file; a folder that is new or empty was expected. Choose another --output.")
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).exists():
             raise DemoError(f"{output} is not empty and was not made by the demo. Choose another --output.")

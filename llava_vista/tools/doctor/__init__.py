@@ -25,11 +25,12 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 when nothing is wrong, 1 when something asked for would not work.
     """
+    from ..kit.rendering import print_text
     from .examination import examine
 
     result = examine(args.targets)
     if args.json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
-        print(result.to_text() if args.verbose else result.to_short_text())
+        print_text(result.to_text() if args.verbose else result.to_short_text())
     return 1 if result.problems else 0

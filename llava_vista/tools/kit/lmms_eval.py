@@ -35,21 +35,7 @@ _DERIVED = re.compile(
     r"_(stderr|stderr_clt|stderr_clustered|expected_accuracy|consensus_accuracy|internal_variance|consistency_rate)$"
 )
 #: Parts of ``model_args`` that say which model is evaluated, or on which device; the others say how.
-_MODEL_NAMES = (
-    *(
-        "pretrained",
-        "model",
-        "model_name",
-        "model_path",
-        "model_version",
-        "model_id",
-        "path",
-        "peft",
-        "delta",
-        "engine",
-    ),
-    *("device", "device_map"),
-)
+_MODEL_NAME = re.compile("pretrained|model(_name|_path|_version|_id)?|path|peft|delta|engine|device(_map)?")
 #: Parts of a task's configuration that change its questions or answers.
 _TASK_SETTINGS = (
     *("dataset_path", "dataset_name", "test_split", "generation_kwargs", "lmms_eval_specific_kwargs", "description"),
@@ -172,7 +158,7 @@ def _model_options(arguments: Any) -> dict[str, str]:
     """Return the parts of ``model_args`` (a dictionary, or "name=value,...") that say how a model is run."""
     if not isinstance(arguments, Mapping):
         arguments = dict(part.partition("=")[::2] for part in str(arguments or "").split(","))
-    return {name: str(value) for name, value in arguments.items() if name and name not in _MODEL_NAMES}
+    return {name: str(value) for name, value in arguments.items() if name and not _MODEL_NAME.fullmatch(name)}
 
 
 def _read_questions(run: EvaluationRun, path: Path, metrics: Iterable[str]) -> Questions | None:

@@ -24,9 +24,8 @@ WIDTH = 110
 _COLORS = {"  !!  ": "31;1", "  ok  ": "32", "  --  ": "2"}
 
 
-def print_report(report: Report) -> None:
-    """Print the report as text: coloured marks on a terminal, plain in a file or pipe, or where NO_COLOR is set."""
-    text = to_text(report)
+def print_text(text: str) -> None:
+    """Print a report's text: coloured marks on a terminal, plain in a file or pipe, or where NO_COLOR is set."""
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         for mark, color in _COLORS.items():
             text = re.sub(rf"^{mark}", f"\033[{color}m{mark}\033[0m", text, flags=re.MULTILINE)

@@ -53,8 +53,8 @@ def _malformed(record: dict[str, Any]) -> str | None:
     for name, value in parts.items():
         if not (value is None or isinstance(value, dict)):
             return f"its {name} is {value!r}"
-    config = parts["config"] or {}
-    if not is_number(config.get("weight", 1.0)) or not isinstance(config.get("method", ""), str):
+    config = parts["config"]
+    if config is not None and not (is_number(config.get("weight")) and isinstance(config.get("method"), str)):
         return f"its config has the method {config.get('method')!r} and the weight {config.get('weight')!r}"
     return None
 

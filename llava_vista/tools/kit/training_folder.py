@@ -104,9 +104,10 @@ def end_records(count: int) -> int:
     return max(END_RECORDS, round(END_PART * count))
 
 
-def mean_at_end(values: Sequence[float]) -> float:
-    """Return the mean of a series' last records."""
-    return fmean(values[-end_records(len(values)) :])
+def means_at_both_ends(values: Sequence[float]) -> tuple[float, float]:
+    """Return the means of a series' first and of its last records; the two share none if there are several."""
+    count = min(end_records(len(values)), max(1, len(values) // 2))
+    return fmean(values[:count]), fmean(values[-count:])
 
 
 def recorded_seed(*folders: Path) -> int | None:

@@ -80,6 +80,7 @@ def test_groups_of_runs(tmp_path, capsys) -> None:
         (["compare", "--baseline", "{a}"], "name a baseline and a VISTA run"),
         (["compare", "{a}", "nowhere"], "nowhere does not exist"),
         (["compare", "--baseline", "{a}", "{a}/../a", "--vista", "{b}", "{b}"], "named twice for the baseline arm"),
+        (["compare", "{a}", "{b}", "-o", "{a}/config.json/r.md"], "is not a folder and cannot become one"),
         (["compare", "{a}", "{b}", "-o", "report.doc"], "suffix must be one of .html, .md, .json, .png, .pdf, .svg"),
     ],
 )
@@ -256,3 +257,12 @@ def test_it_loads_neither_torch_nor_matplotlib(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "compare", a, b], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_stops_reading_is_no_error(tmp_path) -> None:
+    """``| head``: no traceback and no message; the exit code is that of a process which SIGPIPE ended."""
+    words = [sys.executable, "-m", "llava_vista.cli", "compare", *both(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)

@@ -64,17 +64,6 @@ def test_mme_is_resampled_by_image(tmp_path) -> None:
     assert all(item.main for item in result.scores.rows)  # both are published, and neither is a percentage
 
 
-def test_a_small_mme_change_of_one_run_is_within_llavas_noise(tmp_path) -> None:
-    def of(value: float) -> dict:
-        return {"mme": {"mme_perception_score": (value, None), "mme_cognition_score": (300.0, None)}}
-
-    result = arms(tmp_path, of(1500.0), of(1512.0))
-    assert any("noise of about 20 points" in note for note in row(result, "mme", "mme_perception_score").notes)
-    assert not any("20 points" in note for note in row(result, "mme", "mme_cognition_score").notes)
-    result = arms(tmp_path / "2", of(1500.0), of(1550.0))
-    assert not any("20 points" in note for note in row(result, "mme", "mme_perception_score").notes)
-
-
 def test_f1_and_category_means(tmp_path) -> None:
     def pope(pairs: list[tuple[str, str]]) -> dict:
         entries = [{"question_id": 0, "score": float(a == b), "prediction": a, "ground_truth": b} for a, b in pairs]

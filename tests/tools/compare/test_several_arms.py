@@ -11,6 +11,7 @@ from compare_files import AFTER, BEFORE, entry_mean, scored, write_lmms, write_t
 from llava_vista import cli
 from llava_vista.tools.compare.comparison import Comparison, compare
 from llava_vista.tools.kit.statistics import holm, mcnemar_exact
+from llava_vista.tools.kit.training_folder import means_at_both_ends
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -98,11 +99,11 @@ def test_a_loss_that_fell_without_alignment_is_said(tmp_path, capsys) -> None:
     (training,) = result.to_dict()["trainings"]
     assert training["alignment"] == (
         "The VISTA loss fell (0.495 -> 0.423) and the alignment with the own image did not rise (margin of the own "
-        "text 7.63e-05 -> 2.22e-05; own text ranked first 0.0746 -> 0.0692 (chance 0.0625)): the loss fell by what all "
-        "samples share."
+        "text 7.63e-05 -> 2.22e-05; own text ranked first 0.0746 -> 0.0692 (chance 0.0625)): its fall is no sign of "
+        "alignment."
     )
     assert cli.main(["compare", str(tmp_path / "base"), str(tmp_path / "vista")]) == 0
-    assert "the loss fell by what all samples share" in " ".join(capsys.readouterr().out.split())
+    assert "its fall is no sign of alignment" in " ".join(capsys.readouterr().out.split())
     curves = result.to_dict()["arms"][1]["trainings"][0]["curves"]
     assert {"vista_margin", "vista_own_first", "vista_own_first_chance"} <= curves.keys()
 
@@ -110,3 +111,9 @@ def test_a_loss_that_fell_without_alignment_is_said(tmp_path, capsys) -> None:
 def test_a_loss_that_fell_with_alignment_is_no_matter(tmp_path) -> None:
     (training,) = aligned(tmp_path, (0.003, 0.056), (0.088, 0.652)).to_dict()["trainings"]
     assert training["alignment"] == ""
+
+
+def test_both_ends_of_a_short_log_share_no_record() -> None:
+    assert means_at_both_ends([4.0, 1.0]) == (4.0, 1.0) and means_at_both_ends([2.0]) == (2.0, 2.0)
+    assert means_at_both_ends([6.0, 4.0, 9.0, 2.0, 0.0]) == (5.0, 1.0)
+    assert means_at_both_ends([1.0] * 50 + [2.0] * 50) == (1.0, 2.0)

@@ -119,6 +119,8 @@ def test_a_wrong_option_is_an_error_before_anything_is_made(tmp_path, capsys) ->
 
 def test_demo_leaves_other_folders_alone(tmp_path, capsys) -> None:
     (tmp_path / "thesis.tex").write_text("x")
+    assert main(["demo", "--output", str(tmp_path / "thesis.tex")]) == 2
+    assert "is a file; a folder" in capsys.readouterr().err
     assert main(["demo", "--output", str(tmp_path), "--overwrite"]) == 2
     assert "was not made by the demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()

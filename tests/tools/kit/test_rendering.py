@@ -9,7 +9,7 @@ import pytest
 
 from llava_vista.errors import MissingExtraError
 from llava_vista.tools.kit.extras import requires_extra
-from llava_vista.tools.kit.rendering import to_html, to_markdown, to_text
+from llava_vista.tools.kit.rendering import print_text, to_html, to_markdown, to_text
 from llava_vista.tools.kit.report import NOTE, OK, PLAIN, WRONG, Figure, Heading, Line, Report, Table
 
 pytestmark = pytest.mark.environments("latest")
@@ -73,3 +73,17 @@ def test_a_missing_module_names_its_extra() -> None:
     message = r"no_such_module .* pip install 'llava-vista\[plots\]'"
     with pytest.raises(MissingExtraError, match=message), requires_extra("plots"):
         import no_such_module  # noqa: F401
+
+
+def test_marks_are_coloured_on_a_terminal_only(capsys, monkeypatch) -> None:
+    report = Report([Line(OK, "one  !!  two"), Line(WRONG, "three")])
+    print_text(to_text(report))
+    assert capsys.readouterr().out == "  ok  one  !!  two\n  !!  three\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_text(to_text(report))
+    assert capsys.readouterr().out == "\033[32m  ok  \033[0mone  !!  two\n\033[31;1m  !!  \033[0mthree\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_text(to_text(report))
+    assert "\033" not in capsys.readouterr().out
