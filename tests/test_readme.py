@@ -60,7 +60,9 @@ def test_every_path_exists() -> None:
     assert len(tree) > 8
     missing = [path for path in (*paths, *tree, "LICENSE") if not (ROOT / path).exists()]
     assert not missing
-    assert not re.findall(r"\]\((?!https?://)", README)  # a relative link is broken on a package index
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)  # a package index shows their titles only
+    assert pictures and all((ROOT / picture).is_file() for picture in pictures)
+    assert not re.findall(r"(?<!!)\[[^\]]*\]\((?!https?://)", README)  # a relative link is broken on a package index
 
 
 def test_every_command_is_known() -> None:

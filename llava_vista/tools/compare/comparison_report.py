@@ -10,7 +10,7 @@ from ..kit.report import NOTE, OK, PLAIN, WRONG, Figure, Heading, Line, Report, 
 from .comparison import Comparison
 from .score_rows import QUESTIONS, SEEDS, ScoreRow
 from .task_comparison import AVERAGE
-from .training_comparison import TrainingComparison, describe_vista, summarize_terms
+from .training_comparison import TrainingComparison, describe_run, describe_vista, summarize_terms
 from .training_conditions import SAME, UNKNOWN
 
 #: Values of conditions that say nothing.
@@ -38,7 +38,7 @@ def _add_trainings(report: Report, comparison: Comparison) -> None:
     for arm in comparison.arms:
         kinds = ", ".join(dict.fromkeys(map(describe_vista, arm.trainings)))
         if kinds:
-            report.add(Line(PLAIN, f"{arm.name}: VISTA {kinds}; {', '.join(map(str, arm.folders))}"))
+            report.add(Line(PLAIN, f"{arm.name}: VISTA {kinds}; {'; '.join(map(describe_run, arm.trainings))}"))
     # What is said of every arm is one line, without their names.
     said: dict[tuple[str, str], list[str]] = {}
     for training in comparison.trainings:

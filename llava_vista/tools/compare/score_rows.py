@@ -107,8 +107,11 @@ class ScoreRow:
             result = welch_t(self.baseline, self.vista)
         else:
             result = paired_t([after - before for before, after in zip(self.baseline, self.vista, strict=True)])
-        self.interval_95, self.p, self.noise = (result.low, result.high), result.p, SEEDS
         self.test = f"{result.name} over seeds{pairing or ''}"
+        if result.low == result.high:  # scores of few questions, or of few digits: t would be infinite
+            self.notes.append("the seeds show no spread, so the noise between seeds is not known.")
+        else:
+            self.interval_95, self.p, self.noise = (result.low, result.high), result.p, SEEDS
 
     def test_questions(self, paired: Paired) -> None:
         """Fill in interval and test from the questions, whose score is in the row's unit."""

@@ -100,6 +100,18 @@ def describe_vista(run: TrainingRun) -> str:
     return f"{options.get('method')}, weight {options.get('weight'):g}{''.join(changed)}"
 
 
+def describe_run(run: TrainingRun) -> str:
+    """Return a run's directory, with the seed, times and versions that are recorded."""
+    record = run.record or {}
+    versions = record.get("versions") or {}
+    known = [
+        "" if run.seed is None else f"seed {run.seed}",
+        " to ".join(str(record[key])[:16].replace("T", " ") for key in ("started", "finished") if record.get(key)),
+        *(f"{name} {versions[name]}" for name in ("transformers", "torch") if name in versions),
+    ]
+    return f"{run.folder} ({', '.join(filter(None, known)) or 'no run record'})"
+
+
 def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
     """Return what VISTA's terms were at both ends of the training (means of so many records), averaged over runs."""
     summaries = []
@@ -199,5 +211,6 @@ def run_summary(run: TrainingRun) -> dict[str, Any]:
         "folder": str(run.folder),
         "vista": describe_vista(run),
         "seed": run.seed,
+        **{key: (run.record or {}).get(key) for key in ("run_id", "started", "finished", "versions")},
         "curves": {key: {"steps": steps, "values": values} for key, (steps, values) in series.items() if steps},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from ...adapters import Adapter
 from ...adapters.base import config_placeholder_ids
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
 from ..kit.host_source import SourceTree
+from ..kit.json_files import BadFile, read_object
 from ..kit.report import NOTE, OK, WRONG, Checklist
 from .attach_verdict import Verdict, model_verdicts
 from .checkout import name_some
@@ -39,10 +39,9 @@ class Checkpoint:
         self.config: dict[str, Any] = {}
         self.error = ""
         try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            self.config |= config
-        except (ValueError, TypeError) as error:  # no JSON, or no object
-            self.error = f"cannot be read ({error}). Is the download complete?"
+            self.config = read_object(folder / CONFIG_FILE)
+        except BadFile as error:
+            self.error = f"cannot be read: {error} Is the download complete?"
         architectures = self.config.get("architectures")
         self.classes = [str(name) for name in architectures] if isinstance(architectures, list) else []
         self.model_type = str(self.config.get("model_type") or "")

@@ -21,14 +21,8 @@ def imported_at_start(value: str | None, *arguments: str) -> tuple[list[str], st
     if value is not None:
         environment[ENVIRONMENT_VARIABLE] = value
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _CODE, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        command = [sys.executable, "-c", _CODE, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [], str(error)
     lines = done.stdout.splitlines()

@@ -38,7 +38,7 @@ def read_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadFile(f"{path} cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} is not complete JSON ({error}): was the run or a copy of it cut off?") from error
     if not isinstance(content, dict):
         raise BadFile(f"{path} holds a JSON {type(content).__name__}; an object was expected.")
@@ -62,7 +62,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
     except UnicodeDecodeError as error:
         raise BadFile(f"{path} cannot be read ({error}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadFile(f"{path}, line {number} is not complete JSON ({error}): was it cut off?") from error
     except OSError as error:
         raise BadFile(f"{path} cannot be read ({error}).") from error

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from compare_files import write_training
 
+from llava_vista import cli
 from llava_vista.tools.compare.comparison import compare
 from llava_vista.tools.kit.training_folder import read_training
 
@@ -126,6 +127,17 @@ def test_a_resumed_training_with_other_arguments_is_noted(tmp_path) -> None:
     (training,) = compare([str(base)], [str(vista)]).trainings
     assert not training.refusals
     assert f"{vista}: at step 20 it was resumed with other arguments: learning_rate 1e-05 -> 2e-05" in training.notes
+
+
+def test_the_report_says_what_was_trained_and_when(tmp_path, capsys) -> None:
+    base = record(write_training(tmp_path / "a", vista={"weight": 0.0}, arguments={}), **{**DONE, "run_id": "b1"})
+    vista = record(write_training(tmp_path / "b", vista={}, arguments={}), **DONE)
+    assert cli.main(["compare", str(base), str(vista)]) == 0
+    when = "seed 42, 2026-01-01 10:00 to 2026-01-01 11:00, transformers 4.37.2, torch 2.1.2"
+    assert f"VISTA: VISTA l2, weight 1; {vista} ({when})" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["compare", str(base), str(vista), "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["arms"][1]["trainings"]
+    assert (run["run_id"], run["finished"]) == ("a1", "2026-01-01T11:00:00+00:00")
 
 
 def test_a_copy_of_a_training_is_no_second_seed(tmp_path) -> None:

@@ -125,6 +125,19 @@ def test_equal_numbers_of_different_answers_are_not_called_equal(tmp_path) -> No
     assert row(arms(tmp_path / "2", unlogged, unlogged), "gqa").verdict == "n/a"
 
 
+def test_seeds_with_the_same_change_are_no_proof(tmp_path) -> None:
+    """Scores of 100 questions are whole percents, so that two seeds often change by the same."""
+    runs = {
+        arm: [str(write_lmms(tmp_path / f"{arm}{seed}", {"gqa": {"exact_match": (value, None)}}))
+              for seed, value in enumerate(values)]
+        for arm, values in (("a", (0.68, 0.67)), ("b", (0.65, 0.64)))
+    }  # fmt: skip
+    found = row(compare(runs["a"], runs["b"]), "gqa")
+    assert found.change == pytest.approx(-3.0)
+    assert (found.interval_95, found.p, found.verdict) == (None, None, "n/a")
+    assert "the seeds show no spread, so the noise between seeds is not known." in found.notes
+
+
 def test_seeds(tmp_path) -> None:
     def runs(name: str, values: list[float]) -> list[str]:
         return [str(write_lmms(tmp_path / f"{name}{number}", {"gqa": {"exact_match": (value, None)}}))

@@ -97,7 +97,7 @@ def test_code_that_comes_with_a_checkpoint(tmp_path, doctor):
     assert code == 0 and "Nothing is wrong: adapter generic for Chat." in out
 
 
-@pytest.mark.parametrize("content", ["{not json", "[1]", ""])
+@pytest.mark.parametrize("content", ["{not json", "[1]", "", "[" * 100_000])
 def test_broken_config(tmp_path, doctor, content):
     code, out = doctor(write(tmp_path, {"config.json": content}))
     assert code == 1 and "config.json cannot be read" in out
