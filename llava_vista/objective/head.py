@@ -13,7 +13,7 @@ from ..errors import ConfigError, LayoutError
 from ..layout import SequenceLayout, Span
 from .estimators import TextBag
 from .gather import RankJoin
-from .own_text import OwnText, compare_texts
+from .own_text import OwnText, compare_texts, rotated_scores
 from .text_sums import per_sample, weighted_bag, wide
 
 
@@ -207,7 +207,7 @@ class AlignmentHead(nn.Module):
         with torch.autocast(device_type=anchors.device.type, enabled=False):
             aligned, joined = text.valid.sum().float(), text
             mean_text = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
-            own = compare_texts(self.estimator, anchors, mean_text, self._options)
+            own = compare_texts(self._scores(anchors, mean_text), mean_text)
             ranks = RankJoin.ranks() if self.estimator.joins_ranks and self.training else 1
             if ranks > 1:
                 anchors, joined = self._joined(anchors, text)
@@ -254,6 +254,14 @@ class AlignmentHead(nn.Module):
                 f"{tuple(bag.valid.shape)}, was expected."
             )
         return torch.where(bag.valid, information, torch.zeros_like(information))
+
+    @torch.no_grad()
+    def _scores(self, anchors: Tensor, bag: TextBag) -> Tensor:
+        """I of every image and text of this rank, (B, B)."""
+        if self.estimator.scores is None:
+            return rotated_scores(self._information, anchors, bag)
+        scores: Tensor = self.estimator.scores(anchors, bag, **self._options)
+        return scores
 
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""

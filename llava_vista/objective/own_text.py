@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .estimators import Estimator, TextBag, equal_texts
+from .estimators import TextBag, equal_texts
 
 
 class OwnText(NamedTuple):
@@ -26,21 +27,15 @@ class OwnText(NamedTuple):
 
 
 @torch.no_grad()
-def compare_texts(estimator: Estimator, anchors: Tensor, bag: TextBag, options: dict[str, float]) -> OwnText:
+def compare_texts(scores: Tensor, bag: TextBag) -> OwnText:
     """Compare the texts of one rank's forward. Neither a collective nor a device read; memory (B, d) and (B, B).
 
     Equal texts do not compete: they have the same I with every image.
 
     Args:
-        estimator: with ``scores``, its own (B, B) are compared; else it is called with each rotation of the texts.
-        anchors: (B, d), rows of samples that are not valid are zero.
+        scores: (B, B) I(text of sample j, S of sample i), as `rotated_scores` or an estimator's own gives them.
         bag: of weights that add up to 1 for each valid sample, so that long texts and short ones compare.
-        options: keyword arguments of the estimator.
     """
-    if estimator.scores is not None:
-        scores = estimator.scores(anchors, bag, **options)
-    else:
-        scores = rotated_scores(estimator, anchors, bag, options)
     valid = bag.valid
     others = valid[:, None] & valid[None] & ~equal_texts(bag)  # (B, B)
     count = others.sum(dim=1)  # (B,)
@@ -56,19 +51,22 @@ def compare_texts(estimator: Estimator, anchors: Tensor, bag: TextBag, options: 
     return OwnText(average(own - mean), average(first), average(1 / (1 + count)), compared.sum().float())
 
 
-def rotated_scores(estimator: Estimator, anchors: Tensor, bag: TextBag, options: dict[str, float]) -> Tensor:
-    """Return I(text of sample j, S of sample i) as (B, B), from B calls of the estimator.
+def rotated_scores(information: Callable[[Tensor, TextBag], Tensor], anchors: Tensor, bag: TextBag) -> Tensor:
+    """Return I(text of sample j, S of sample i) as (B, B), from B calls of an estimator.
 
     Each call pairs every image with the text of another sample of the same batch, so an estimator that reads the whole
     batch has its usual input.
+
+    Args:
+        information: of anchors (B, d) and a bag; (B,).
+        anchors: rows of samples that are not valid are zero.
     """
-    batch = len(bag.valid)
-    number = torch.arange(batch, device=anchors.device)
     columns = []
-    for shift in range(batch):
+    for shift in range(len(bag.valid)):
         vector, square, weight, valid = (
             values.roll(-shift, dims=0) for values in (bag.vector, bag.square_norm, bag.weight, bag.valid)
         )
-        columns.append(estimator.information(anchors, TextBag(vector, square, weight, valid & bag.valid), **options))
+        columns.append(information(anchors, TextBag(vector, square, weight, valid & bag.valid)))
     rotated = torch.stack(columns, dim=1)  # (B, B): at [i, shift], the text of sample i + shift
-    return rotated.gather(1, (number[None] - number[:, None]) % batch)
+    number = torch.arange(len(columns), device=anchors.device)
+    return rotated.gather(1, (number[None] - number[:, None]) % len(columns))
