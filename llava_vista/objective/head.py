@@ -206,8 +206,7 @@ class AlignmentHead(nn.Module):
         """
         with torch.autocast(device_type=anchors.device.type, enabled=False):
             aligned, joined = text.valid.sum().float(), text
-            mean_text = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
-            own = compare_texts(self._scores(anchors, mean_text), mean_text)
+            own = self.compare(anchors, text).averages()
             ranks = RankJoin.ranks() if self.estimator.joins_ranks and self.training else 1
             if ranks > 1:
                 anchors, joined = self._joined(anchors, text)
@@ -256,12 +255,12 @@ class AlignmentHead(nn.Module):
         return torch.where(bag.valid, information, torch.zeros_like(information))
 
     @torch.no_grad()
-    def _scores(self, anchors: Tensor, bag: TextBag) -> Tensor:
-        """I of every image and text of this rank, (B, B)."""
+    def compare(self, anchors: Tensor, text: Text) -> OwnText:
+        """Compare each sample's text with the others' of this rank's anchors (B, d), texts as plain means."""
+        bag = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
         if self.estimator.scores is None:
-            return rotated_scores(self._information, anchors, bag)
-        scores: Tensor = self.estimator.scores(anchors, bag, **self._options)
-        return scores
+            return compare_texts(rotated_scores(self._information, anchors, bag), bag)
+        return compare_texts(self.estimator.scores(anchors, bag, **self._options), bag)
 
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""

@@ -12,18 +12,26 @@ from .estimators import TextBag, equal_texts
 
 
 class OwnText(NamedTuple):
-    """Each sample's text against those of the other samples of one forward. Float32 scalars, detached.
+    """Each sample's text against those of the other samples of one forward: (B,), or () averages. Detached.
 
-    margin: mean over compared samples of I(own text, S) minus the mean of I(other samples' texts, S).
-    own_first: share of compared samples whose own text has the highest I; k texts that share the top count 1/k.
+    margin: I(own text, S) minus the mean of I(other samples' texts, S).
+    own_first: 1 where the own text has the highest I; where k texts share the top, 1/k.
     chance: what ``own_first`` would be for texts in random order.
-    compared: number of samples with another text to compare with; 0, or at least 2.
+    compared: 1 where there is another text to compare with; as an average, the number of such samples (never 1).
     """
 
     margin: Tensor
     own_first: Tensor
     chance: Tensor
     compared: Tensor
+
+    def averages(self) -> OwnText:
+        """Return the means over compared samples, float32 scalars."""
+        count = self.compared.sum()
+        margin, own_first, chance = (
+            (torch.where(self.compared > 0, values, 0.0).sum() / count.clamp(min=1)).float() for values in self[:3]
+        )
+        return OwnText(margin, own_first, chance, count.float())
 
 
 @torch.no_grad()
@@ -36,19 +44,13 @@ def compare_texts(scores: Tensor, bag: TextBag) -> OwnText:
         scores: (B, B) I(text of sample j, S of sample i), as `rotated_scores` or an estimator's own gives them.
         bag: of weights that add up to 1 for each valid sample, so that long texts and short ones compare.
     """
-    valid = bag.valid
-    others = valid[:, None] & valid[None] & ~equal_texts(bag)  # (B, B)
+    others = bag.valid[:, None] & bag.valid[None] & ~equal_texts(bag)  # (B, B)
     count = others.sum(dim=1)  # (B,)
-    compared = count > 0
     own = scores.diagonal()
     mean = torch.where(others, scores, 0.0).sum(dim=1) / count.clamp(min=1)
     higher, tied = ((others & mask).sum(dim=1) for mask in (scores > own[:, None], scores == own[:, None]))
     first = torch.where(higher == 0, 1 / (1 + tied), 0.0)
-
-    def average(values: Tensor) -> Tensor:
-        return (torch.where(compared, values, 0.0).sum() / compared.sum().clamp(min=1)).float()
-
-    return OwnText(average(own - mean), average(first), average(1 / (1 + count)), compared.sum().float())
+    return OwnText(own - mean, first, 1 / (1 + count), (count > 0).float())
 
 
 def rotated_scores(information: Callable[[Tensor, TextBag], Tensor], anchors: Tensor, bag: TextBag) -> Tensor:

@@ -88,7 +88,10 @@ class Tracer:
             names = list(inspect.signature(module.forward).parameters)
             kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
             if blind:
-                kwargs["attention_mask"] = mask_image(kwargs.get("attention_mask"), self._layout().image)
+                try:
+                    kwargs["attention_mask"] = mask_image(kwargs.get("attention_mask"), self._layout().image)
+                except ProbeError as error:
+                    raise ProbeError(f"{error} Use --no-image blank or shuffled.") from error
             if attention and "output_attentions" in names:
                 kwargs["output_attentions"] = True
             if states:
