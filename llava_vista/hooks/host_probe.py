@@ -224,8 +224,8 @@ def _check_cross_entropy(loss: Tensor, passes: list[Information]) -> None:
     if abs(found - mean) > tolerance * abs(mean):
         raise ProbeError(
             f"the host's loss is {found:.6g}, and the cross-entropy of its output embeddings on the decoder's output "
-            f"is {mean:.6g}: capped or scaled logits, label smoothing, or another term in the loss. What the image adds "
-            "cannot be measured here."
+            f"is {mean:.6g}: capped or scaled logits, label smoothing, or another term in the loss. What the image "
+            "adds cannot be measured here."
         )
 
 

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 from llava_vista import ConfigError, VistaConfig, install, register_adapter, uninstall
 from llava_vista.adapters import ADAPTERS
 from llava_vista.config import read_environment
+from llava_vista.hooks.host_probe import HostProbe
 from llava_vista.tools.probe.forward_trace import Tracer
 
 pytestmark = pytest.mark.environments("latest", "older")
@@ -88,6 +89,14 @@ def test_a_class_is_measured_and_trains_as_without(tmp_path, name: str) -> None:
     wanted = [traced_information(model(), batch) for batch in data.rows]
     found = [records[0][key] for key in KEYS]
     assert min(max(abs(a - b) for a, b in zip(found, one, strict=True)) for one in wanted) < 1e-5
+
+    # LLAVA_VISTA_PROBE's pass over the host's loader, on the same model
+    uninstall()
+    trainer = Trainer(model(), probed.args, train_dataset=data, data_collator=lambda given: given[0])
+    samples, _ = HostProbe(trainer, VistaConfig(method="cosine")).measure(3)
+    assert sum(sum(sample["nats"]) for sample in samples) == pytest.approx(sum(a * n for a, _, n in wanted), abs=1e-4)
+    assert sum(sum(sample["tokens"]) for sample in samples) == sum(n for _, _, n in wanted)
+    assert all(0 <= sample["own_first"] <= 1 for sample in samples)
 
 
 @pytest.fixture
