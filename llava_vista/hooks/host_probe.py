@@ -23,7 +23,7 @@ from ..errors import ProbeError
 from ..logging import say, warn_once
 from ..objective import AlignmentHead, Text
 from .image_information import Information, measure, output_head, slope_sums
-from .ranks import refuse_data_parallel, refuse_split_sequences
+from .refusals import refuse_what_cannot_be
 from .run_record import versions
 from .startup import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 
@@ -80,10 +80,9 @@ def refuse(trainer: Any, resume: Any) -> None:
     """Stop where the model in the trainer is not the one that the user means, or cannot be run by itself.
 
     Raises:
-        ProbeError, AttachError: names what was found.
+        VistaError: names what was found.
     """
-    refuse_data_parallel(trainer)
-    refuse_split_sequences(trainer)
+    refuse_what_cannot_be(trainer, VistaConfig(weight=0), PROBE_VARIABLE, ())  # an observer takes any objective
     model, output = trainer.model, Path(trainer.args.output_dir).resolve()
     if resume:
         raise ProbeError(

@@ -122,7 +122,7 @@ def _masked(observation: Observation) -> dict[str, Any]:
     layout, hidden, labels = observation.layout, observation.last_hidden_state, observation.labels
     if hidden is None or layout is None or labels is None:
         raise ProbeError(str(observation.problem or "the labels of the merged sequence are not known"))
-    if layout.shape != hidden.shape[:2] or getattr(layout, "spans", None) is not None:
+    if layout.shape != hidden.shape[:2] or layout.spans is not None:
         raise ProbeError("several samples share a row (packing)")
     if observation.arguments.get("past_key_values") is not None:
         raise ProbeError("the decoder got past_key_values")
