@@ -62,6 +62,14 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Part ``probe ... -- COMMAND ARGS`` at the dashes: what follows is a command line of the host's."""
+    if words[:1] != ["probe"] or "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -70,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        words, command = _split(words)
         args = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+        args.command = command
         code = int(args.run(args) or 0)
         sys.stdout.flush()
         return code

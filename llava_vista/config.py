@@ -56,6 +56,9 @@ class VistaConfig:
     any_objective: bool = _option(
         False, "also beside losses that are not cross-entropy (DPO, KTO, GRPO), where VISTA acts on every answer alike"
     )
+    probe_steps: int = _option(
+        0, "every so many steps, log what the image adds to the supervised tokens, by one more decoder pass; 0 = never"
+    )
 
     def __post_init__(self) -> None:
         for registry, name in ((ESTIMATORS, self.method), (WEIGHTINGS, self.position_weighting)):
@@ -72,6 +75,8 @@ class VistaConfig:
             object.__setattr__(self, name, float(value))
         if self.temperature == 0:
             raise ConfigError("VISTA temperature must be above 0.")
+        if isinstance(self.probe_steps, bool) or not isinstance(self.probe_steps, int) or self.probe_steps < 0:
+            raise ConfigError(f"VISTA probe_steps must be a whole number, 0 or more, got {self.probe_steps!r}.")
         for name in ("detach_text", "any_objective"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"VISTA {name} must be true or false, got {getattr(self, name)!r}.")
@@ -128,13 +133,15 @@ def _read_option(name: str, value: Any, where: str) -> Any:
     if name not in OPTIONS:
         nearest = _nearest(name, OPTIONS) or "."
         raise ConfigError(f"{where}: unknown VISTA option {name!r}{nearest} Known: {', '.join(OPTIONS)}.")
-    if isinstance(OPTIONS[name].default, float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where}: VISTA {name} must be a number, got {value!r}.") from error
-    if isinstance(OPTIONS[name].default, bool):
+    kind: type = type(OPTIONS[name].default)
+    if kind is bool:
         return read_switch(value, f"{where}: VISTA {name}")
+    if kind in (int, float) and not isinstance(value, (bool, float)):  # a YAML file gives numbers
+        try:
+            return kind(value)
+        except (TypeError, ValueError) as error:
+            noun = "a number" if kind is float else "a whole number"
+            raise ConfigError(f"{where}: VISTA {name} must be {noun}, got {value!r}.") from error
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,8 +63,15 @@ class DecoderTap:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         entered, self._entered = self._entered, None
-        if entered is None:
-            return
+        if entered is not None:
+            self._leave(entered[0], self.hidden_in(output))
+
+    def hidden_in(self, output: Any) -> Tensor:
+        """Return the last hidden state (B, L, d) of what the decoder returned.
+
+        Raises:
+            LayoutError: it is not there.
+        """
         hidden = getattr(output, "last_hidden_state", None)
         if hidden is None:
             hidden = output[0] if isinstance(output, (tuple, list)) else output
@@ -73,7 +80,12 @@ class DecoderTap:
                 f"the decoder {type(self.decoder).__name__} returned {type(hidden).__name__} first; its last hidden "
                 "state, a (B, L, d) tensor, was expected."
             )
-        self._leave(entered[0], hidden)
+        return hidden
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the decoder's forward."""
+        return self._signature.parameters
 
     def remove(self) -> None:
         """Remove the hooks from the decoder."""

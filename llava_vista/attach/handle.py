@@ -77,7 +77,8 @@ class Handle:
 
         Returns:
             ``vista_loss`` and ``vista_similarity`` (means over aligned samples), ``vista_aligned_samples`` (their
-            number), ``ce_loss`` (mean over forwards). A key without a value is left out.
+            number), ``vista_margin``, ``vista_own_first`` and ``vista_own_first_chance`` (see `OwnText`), ``ce_loss``
+            (mean over forwards). A key without a value is left out.
 
         Raises:
             NonFiniteLossError: a VISTA loss was not finite, ``on_nonfinite`` is "stop" and the weight is not 0.
@@ -203,7 +204,7 @@ class Handle:
         if not add_to_loss:
             return None
         if self._terms is not None:  # keep the numbers, release the graph
-            self._terms = AlignmentTerms(*(value.detach() for value in self._terms))
+            self._terms = self._terms.detach()
         if not acts:
             return None
         return _with_loss(output, loss + self.config.weight * term.to(loss.device))

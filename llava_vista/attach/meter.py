@@ -13,6 +13,10 @@ _SUMS = (
     "loss",  # sum over aligned samples
     "similarity",  # sum over aligned samples
     "aligned",  # aligned samples
+    "margin",  # sum over compared samples, as the next two
+    "own_first",
+    "chance",
+    "compared",  # samples whose text was compared with another
     "ce",  # sum over micro-steps whose cross-entropy is finite
     "ce_finite",  # their number
     "steps",  # micro-steps
@@ -57,9 +61,11 @@ class Meter:
     def add_terms(self, terms: AlignmentTerms, step: int) -> None:
         """Add one batch's terms; ``step`` is the optimizer step, to name the first that went wrong."""
         finite, bad = terms.finite > 0, 1 - terms.finite
-        aligned = terms.aligned * terms.finite  # a batch that is not finite takes no part in the averages
-        loss, similarity = (
-            torch.where(finite, value.detach(), torch.zeros_like(aligned)) for value in (terms.loss, terms.similarity)
+        # A batch that is not finite takes no part in the averages.
+        aligned, compared = terms.aligned * terms.finite, terms.own.compared * terms.finite
+        loss, similarity, margin, own_first, chance = (
+            torch.where(finite, value.detach(), torch.zeros_like(aligned))
+            for value in (terms.loss, terms.similarity, *terms.own[:3])
         )
         self._add(
             bad,
@@ -68,6 +74,10 @@ class Meter:
             loss=loss * aligned,
             similarity=similarity * aligned,
             aligned=aligned,
+            margin=margin * compared,
+            own_first=own_first * compared,
+            chance=chance * compared,
+            compared=compared,
             vista_not_finite=bad,
         )
 
@@ -111,8 +121,9 @@ class Meter:
 
         Returns:
             vista_loss, vista_similarity (means over aligned samples), vista_aligned_samples (their number, over all
-            ranks), ce_loss (mean over micro-steps and ranks). A key without a value is left out: the first two where
-            nothing was aligned, ce_loss where no cross-entropy was finite. vista_nonfinite_batches when there were any.
+            ranks), vista_margin, vista_own_first, vista_own_first_chance (means over compared samples), ce_loss (mean
+            over micro-steps and ranks). A key without a value is left out: where nothing was aligned or compared, and
+            ce_loss where no cross-entropy was finite. vista_nonfinite_batches when there were any.
 
         Raises:
             NonFiniteLossError: naming the step and the ranks.
@@ -127,6 +138,10 @@ class Meter:
         if total["aligned"]:
             record["vista_loss"] = total["loss"] / total["aligned"]
             record["vista_similarity"] = total["similarity"] / total["aligned"]
+        if total["compared"]:
+            record["vista_margin"] = total["margin"] / total["compared"]
+            record["vista_own_first"] = total["own_first"] / total["compared"]
+            record["vista_own_first_chance"] = total["chance"] / total["compared"]
         if total["ce_finite"]:
             record["ce_loss"] = total["ce"] / total["ce_finite"]
         if total["vista_not_finite"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class Observation:
         read_token_ids: returns the original token at each text position (B, L), meaningless elsewhere.
         last_hidden_state: (B, L, d) what the decoder returned, after its final norm; None until it has returned.
         problem: why the layout is unknown or not to be trusted. A listener that needs the layout raises it.
+        arguments: what the decoder was called with, by name.
     """
 
     inputs_embeds: Tensor | None
@@ -35,6 +36,7 @@ class Observation:
     read_token_ids: Callable[[], Tensor] | None = None
     last_hidden_state: Tensor | None = None
     problem: LayoutError | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def token_ids(self) -> Tensor | None:
@@ -94,7 +96,7 @@ class Observer:
             if self._check is not None:
                 self._check.forget()
             return None
-        observation = Observation(arguments.get("inputs_embeds"))
+        observation = Observation(arguments.get("inputs_embeds"), arguments=arguments)
         try:
             self._source.read(observation, arguments)
             if self._check is not None:
@@ -120,6 +122,28 @@ class Observer:
     def batch(self, inputs: Mapping[str, Any]) -> None:
         # A copy: trainers take entries out of it.
         self._source.batch = {"input_ids": inputs.get("input_ids")}
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Deliver passes to another listener too, behind the others; return what undoes it."""
+        self.listeners = (*self.listeners, listener)
+
+        def remove() -> None:
+            self.listeners = tuple(one for one in self.listeners if one is not listener)
+
+        return remove
+
+    @property
+    def decoder_parameters(self) -> Mapping[str, Any]:
+        """What the decoder's forward takes, by name."""
+        return self._tap.parameters
+
+    def run_again(self, arguments: Mapping[str, Any]) -> Tensor:
+        """Run the decoder and return its last hidden state (B, L, d); no listener receives this pass."""
+        wanted, self._is_wanted = self._is_wanted, lambda: False
+        try:
+            return self._tap.hidden_in(self.decoder(**arguments))
+        finally:
+            self._is_wanted = wanted
 
     def clear(self) -> None:
         """Release what is kept of the last forward."""

@@ -10,9 +10,12 @@ trainer          attaches to the model when training begins, adds the term to th
 
 from __future__ import annotations
 
+import atexit
+
 from ..config import VistaConfig
 from . import post_import
 from .request import REQUEST
+from .startup import tell_if_not_probed
 
 #: Module of the host -> the module of this folder that patches it.
 HOOKS = {
@@ -46,12 +49,15 @@ def listen() -> None:
     for module, hook in HOOKS.items():
         post_import.watch(module, f"{__name__}.{hook}")
     REQUEST.listen()
+    atexit.unregister(tell_if_not_probed)
+    atexit.register(tell_if_not_probed)
 
 
 def uninstall() -> None:
     """Take every hook of this package off again: the host's classes are what they were before."""
     post_import.unwatch_all()
     REQUEST.reset()
+    atexit.unregister(tell_if_not_probed)
 
 
 __all__ = ["install", "install_for", "listen", "uninstall"]

@@ -36,6 +36,18 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return total / count.clamp(min=1), count
 
 
+def divided_means(mean: Tensor, count: Tensor, window: int, num_items: Any, world_size: int) -> list[Tensor]:
+    """Return what a mean cross-entropy over ``count`` tokens may be after its division for an accumulation window.
+
+    By the number of micro-batches, or by ``num_items`` tokens of the window (None: not known), of one rank or of all.
+    """
+    means = [mean / window]
+    if num_items is not None:
+        items = torch.as_tensor(num_items).to(mean.device).float().mean()
+        means += [mean * count / items * shares for shares in (1, world_size)]
+    return means
+
+
 class LossScale:
     """What a mean over one micro-batch must be divided by before it is added to the loss of `compute_loss`.
 
@@ -150,11 +162,8 @@ class LossScale:
         if logits is not None and labels is not None and logits.shape[:2] == labels.shape and self._forwards == 1:
             mean, count = mean_cross_entropy(logits, labels)
             loss = loss.detach().float().mean().to(mean.device)
-            is_divided = _equal(loss, mean / self.window)
-            if num_items_in_batch is not None:
-                items = torch.as_tensor(num_items_in_batch).float().mean()
-                for shares in (1, self._trainer.args.world_size):
-                    is_divided = is_divided | _equal(loss, mean * count / items * shares)
+            divided = divided_means(mean, count, self.window, num_items_in_batch, self._trainer.args.world_size)
+            is_divided = torch.stack([_equal(loss, value) for value in divided]).any()
             is_mean = _equal(loss, mean)
             # Both when this micro-batch holds nearly all tokens of the window: it tells nothing.
             now = torch.where(is_mean == is_divided, 0, torch.where(is_divided, 2, 1))

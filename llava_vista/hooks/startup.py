@@ -7,8 +7,10 @@ the environment and the command line, and opens no file. (`from __future__` woul
 import os
 import sys
 
+#: A folder: measure instead of training (hooks/host_probe.py), over so many batches.
+PROBE_VARIABLE, PROBE_BATCHES_VARIABLE = "LLAVA_VISTA_PROBE", "LLAVA_VISTA_PROBE_BATCHES"
 #: LLAVA_VISTA is the user's; LLAVA_VISTA_REQUEST is what a parent process was asked for (hooks/request.py).
-VARIABLES = ("LLAVA_VISTA", "LLAVA_VISTA_REQUEST")
+VARIABLES = ("LLAVA_VISTA", "LLAVA_VISTA_REQUEST", PROBE_VARIABLE)
 FLAGS = ("--vista", "--no-vista", "--no_vista")
 #: Trainers that read configuration files, in which VISTA's keys may be: their commands, and the scripts they start.
 TRAINERS = ("trl", "llamafactory-cli", "swift")
@@ -21,8 +23,9 @@ def start() -> None:
         try:
             from llava_vista.hooks import listen
         except ImportError as error:
-            if os.environ.get("LLAVA_VISTA"):
-                _warn(f"LLAVA_VISTA is set, but llava-vista cannot be imported ({error}). Install it again.")
+            found = next((name for name in ("LLAVA_VISTA", PROBE_VARIABLE) if os.environ.get(name)), None)
+            if found:
+                _warn(f"{found} is set, but llava-vista cannot be imported ({error}). Install it again.")
         else:
             listen()
     else:
@@ -58,6 +61,12 @@ def tell_if_set_too_late() -> None:
             f"LLAVA_VISTA={os.environ['LLAVA_VISTA']} was set when Python was running already, and had no effect. Set "
             "it before the start (of a notebook's kernel, too), or call llava_vista.install()."
         )
+
+
+def tell_if_not_probed() -> None:
+    """Warn, at exit, where a measurement was asked for and the process trained. After one, no process gets here."""
+    if os.environ.get(PROBE_VARIABLE) and optimizer_was_made():
+        _warn(f"{PROBE_VARIABLE} is set, but nothing was measured: this process trained without transformers.Trainer.")
 
 
 def optimizer_was_made() -> bool:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from ..attach.patching import Replacement
+from ..config import VistaConfig
 from .request import REQUEST
+from .startup import PROBE_VARIABLE
 from .trainer_session import TrainingSession
 
 
 def apply(module: ModuleType) -> Callable[[], None]:
     """Patch ``module.Trainer.train`` (transformers.trainer); returns the undo function."""
     original = module.Trainer.train
+    signature = inspect.signature(original)
 
     @functools.wraps(original)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         settled = REQUEST.settle(self.args)
+        if os.environ.get(PROBE_VARIABLE):
+            from .host_probe import probe_instead  # what a training does not need
+
+            given = signature.bind_partial(self, *args, **kwargs).arguments
+            probe_instead(self, settled.config or VistaConfig(), given.get("resume_from_checkpoint"))
         if settled.config is None:
             return original(self, *args, **kwargs)
         REQUEST.act(settled)

@@ -21,6 +21,7 @@ from .ranks import agree
 from .refusals import HOST_LOSS, other_objective, refuse_what_cannot_be
 from .run_record import RunRecord
 from .trackers import report_options
+from .training_probe import TrainingProbe
 
 #: After this many logged records without a single aligned sample, the user is warned.
 UNALIGNED_RECORDS = 3
@@ -56,16 +57,16 @@ class TrainingSession:
         self.meter = Meter()
         #: the handle is the program's own, from attach(): it is given back, not detached
         self._borrowed = False
-        self._replacements: list[Replacement] = []
+        self._replacements: list[Replacement | TrainingProbe] = []
         self._scale: LossScale | None = None
+        self._probe: TrainingProbe | None = None
         self._callback = _Callback(self)
         self._objective = other_objective(trainer)
         self._losses = self._losses_of_step = self._losses_without_gradient = 0
         self._first_step: int | None = None
         self._pending: dict[str, float] | None = None
         self._records_without_aligned = 0
-        self._ever_aligned = False
-        self._is_refused = False
+        self._ever_aligned = self._is_refused = False
         self._record: RunRecord | None = None
 
     def __enter__(self) -> TrainingSession:
@@ -101,6 +102,7 @@ class TrainingSession:
         for replacement in reversed(self._replacements):
             replacement.undo()
         self._replacements = []
+        self._probe = None
         if self._scale is not None:
             self._scale.remove()
             self._scale = None
@@ -158,7 +160,10 @@ class TrainingSession:
         self._scale = LossScale(trainer)
         self._losses = self._losses_of_step = self._losses_without_gradient = 0
         self._first_step = trainer.state.global_step
-        self._replacements = [
+        if self.config.probe_steps:
+            self._probe = TrainingProbe(trainer, self.handle, self._scale, self.config.probe_steps)
+            self._replacements = [self._probe]
+        self._replacements += [
             Replacement(trainer, "compute_loss", self._with_term(trainer.compute_loss)),
             Replacement(trainer, "_maybe_log_save_evaluate", self._with_record(trainer._maybe_log_save_evaluate)),
             Replacement(trainer, "log", self._with_metrics(trainer.log)),
@@ -284,6 +289,8 @@ class TrainingSession:
 
     def _read_metrics(self, handle: Handle) -> dict[str, float]:
         metrics = self.meter.read(handle.device, across_ranks=True, stop_on_nonfinite=handle.stops_on_nonfinite)
+        if self._probe is not None:
+            metrics |= self._probe.read()
         if self._scale is not None:
             self._scale.settle()
         self._check_alignment(metrics)

@@ -5,8 +5,8 @@
     S_n  the decoder's last hidden state, after its final norm, at the last image position of the sample   (d,)
     x_t  the input embedding of the sample's t-th text token                                               (d,)
 
-`estimators` holds I, `weightings` holds omega, `bag` the one pass over the embeddings that both need, `head` puts them
-together. All of it takes tensors and a config and returns tensors.
+`estimators` holds I, `weightings` holds omega, `text_sums` the one pass over the embeddings that both need, `head` puts
+them together, `own_text` compares samples for the log. All of it takes tensors and a config and returns tensors.
 
 THEORY.md beside this file says what the objective assumes, and what it does not guarantee.
 """

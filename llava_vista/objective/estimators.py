@@ -37,17 +37,26 @@ class TextBag:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A registered estimator: ``information(anchors (B, d), bag, **options) -> (B,)``, sum_t w_t I(x_t, S_n)."""
+    """A registered estimator: ``information(anchors (B, d), bag, **options) -> (B,)``, sum_t w_t I(x_t, S_n).
+
+    ``scores``, of the same arguments, gives the (B, B) that compare image i with text j; None: I itself compares them.
+    """
 
     name: str
     information: Callable[..., Tensor]
     unit_text: bool
     joins_ranks: bool
     options: tuple[str, ...]
+    scores: Callable[..., Tensor] | None
 
 
 def register_estimator(
-    name: str, *, unit_text: bool = False, joins_ranks: bool = False, options: tuple[str, ...] = ()
+    name: str,
+    *,
+    unit_text: bool = False,
+    joins_ranks: bool = False,
+    options: tuple[str, ...] = (),
+    scores: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorator: make ``--vista_method name`` use ``function(anchors, bag) -> (B,)``.
 
@@ -57,19 +66,29 @@ def register_estimator(
         joins_ranks: the function is given the samples of all ranks at once (B is then their number), for estimators to
             which the other samples are negatives.
         options: fields of VistaConfig that the function takes as keyword arguments.
+        scores: of the same arguments, returns (B, B), how well image i fits text j: for a contrastive estimator, whose
+            values depend on all pairs at once. It is read for the log only.
 
     Raises:
         RegistryError: the name is taken.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        ESTIMATORS.add(name, Estimator(name, function, unit_text, joins_ranks, options))
+        ESTIMATORS.add(name, Estimator(name, function, unit_text, joins_ranks, options, scores))
         return function
 
     return register
 
 
-@register_estimator("l2")
+def l2_scores(anchors: Tensor, bag: TextBag) -> Tensor:
+    """Return `l2` of every image and text, (B, B)."""
+    anchors = wide(anchors)
+    cross: Tensor = einsum(anchors, wide(bag.vector), "i d, j d -> i j")
+    square: Tensor = einsum(anchors.square(), wide(bag.weight), "i d, j -> i j")
+    return -(square - 2 * cross + wide(bag.square_norm)) / anchors.shape[-1]
+
+
+@register_estimator("l2", scores=l2_scores)
 def l2(anchors: Tensor, bag: TextBag) -> Tensor:
     """I = -mean_d (S_n - x_t)^2, the published default; expanded so that only the bag is needed.
 
@@ -83,7 +102,13 @@ def l2(anchors: Tensor, bag: TextBag) -> Tensor:
     return -(square - 2 * cross + wide(bag.square_norm)) / anchors.shape[-1]
 
 
-@register_estimator("cosine", unit_text=True)
+def cosine_scores(anchors: Tensor, bag: TextBag) -> Tensor:
+    """Return `cosine` of every image and text, (B, B)."""
+    scores: Tensor = einsum(wide(normalize(anchors, dim=-1, eps=1e-8)), wide(bag.vector), "i d, j d -> i j")
+    return scores
+
+
+@register_estimator("cosine", unit_text=True, scores=cosine_scores)
 def cosine(anchors: Tensor, bag: TextBag) -> Tensor:
     """I = cos(S_n, x_t). Linear in x_t/|x_t|, so one dot product with the bag of unit vectors."""
     return (normalize(anchors, dim=-1, eps=1e-8) * bag.vector).sum(dim=-1)
@@ -93,7 +118,34 @@ def cosine(anchors: Tensor, bag: TextBag) -> Tensor:
 _EQUAL = 1e-6
 
 
-@register_estimator("infonce", joins_ranks=True, options=("temperature",))
+def _mean_text(bag: TextBag) -> Tensor:
+    return bag.vector / bag.weight.float().clamp(min=1e-8)[:, None]  # (B, d)
+
+
+@torch.no_grad()
+def equal_texts(bag: TextBag) -> Tensor:
+    """Return which samples have the same text, (B, B); a sample and itself have."""
+    text = _mean_text(bag)
+    distance = torch.cdist(text, text, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
+    equal: Tensor = distance <= _EQUAL * text.norm(dim=-1)[:, None]
+    return equal | equal.T
+
+
+def contrastive_scores(anchors: Tensor, bag: TextBag, temperature: float) -> Tensor:
+    """Return s_ij of `infonce`, (B, B) float32."""
+    valid, count = bag.valid, bag.valid.sum().clamp(min=1)
+
+    def directions(rows: Tensor) -> Tensor:
+        rows = torch.where(valid[:, None], rows, torch.zeros_like(rows))
+        return normalize((rows - rows.sum(dim=0) / count) * valid[:, None], dim=-1, eps=1e-8)
+
+    # `wide`, because a GPU's matrix products are not float32's where the host allows TF32
+    images, texts = wide(directions(anchors)), wide(directions(_mean_text(bag)))
+    scores: Tensor = einsum(images, texts, "i d, j d -> i j")
+    return scores.float() / temperature
+
+
+@register_estimator("infonce", joins_ranks=True, options=("temperature",), scores=contrastive_scores)
 def infonce(anchors: Tensor, bag: TextBag, temperature: float) -> Tensor:
     """A lower bound on the mutual information of image state and text, contrastive and symmetric, per sample.
 
@@ -118,20 +170,10 @@ def infonce(anchors: Tensor, bag: TextBag, temperature: float) -> Tensor:
     Returns:
         (B,), nats; 0 for samples that are not valid.
     """
-    valid, count = bag.valid, bag.valid.sum().clamp(min=1)
-
-    def directions(rows: Tensor) -> Tensor:
-        rows = torch.where(valid[:, None], rows, torch.zeros_like(rows))
-        return normalize((rows - rows.sum(dim=0) / count) * valid[:, None], dim=-1, eps=1e-8)
-
-    text = bag.vector / bag.weight.float().clamp(min=1e-8)[:, None]  # (B, d)
-    # `wide`, because a GPU's matrix products are not float32's where the host allows TF32
-    scores = einsum(wide(directions(anchors)), wide(directions(text)), "i d, j d -> i j").float() / temperature
+    valid, scores = bag.valid, contrastive_scores(anchors, bag, temperature)
     with torch.no_grad():
         itself = torch.eye(len(valid), dtype=torch.bool, device=valid.device)
-        distance = torch.cdist(text, text, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
-        equal = distance <= _EQUAL * text.norm(dim=-1)[:, None]
-        excluded = ~itself & (equal | equal.T | ~valid[None] | ~valid[:, None])
+        excluded = ~itself & (equal_texts(bag) | ~valid[None] | ~valid[:, None])
         candidates = (~excluded).sum(dim=1)  # (B,)
     scores = scores.masked_fill(excluded, -torch.inf)
     forward = scores.diagonal() - scores.logsumexp(dim=1)

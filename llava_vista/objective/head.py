@@ -13,6 +13,7 @@ from ..errors import ConfigError, LayoutError
 from ..layout import SequenceLayout, Span
 from .estimators import TextBag
 from .gather import RankJoin
+from .own_text import OwnText, compare_texts, rotated_scores
 from .text_sums import per_sample, weighted_bag, wide
 
 
@@ -23,12 +24,18 @@ class AlignmentTerms(NamedTuple):
     similarity: unweighted mean over text tokens of I(x_t, S_n), averaged over aligned samples; detached.
     aligned: number of samples with both an image and text in scope.
     finite: 1 where the loss was finite, else 0 (also when it was skipped).
+    own: the samples' texts against each other, in this rank's forward.
     """
 
     loss: Tensor
     similarity: Tensor
     aligned: Tensor
     finite: Tensor
+    own: OwnText
+
+    def detach(self) -> AlignmentTerms:
+        """Return the numbers without their graph."""
+        return self._replace(loss=self.loss.detach())
 
 
 def last_image_state(hidden: Tensor, image: Tensor, spans: tuple[Span, ...] | None = None) -> Tensor:
@@ -199,6 +206,7 @@ class AlignmentHead(nn.Module):
         """
         with torch.autocast(device_type=anchors.device.type, enabled=False):
             aligned, joined = text.valid.sum().float(), text
+            own = self.compare(anchors, text).averages()
             ranks = RankJoin.ranks() if self.estimator.joins_ranks and self.training else 1
             if ranks > 1:
                 anchors, joined = self._joined(anchors, text)
@@ -214,7 +222,7 @@ class AlignmentHead(nn.Module):
             # Only a host decision keeps a gradient of 0 out of a forward that was not finite itself: 0 * inf is NaN.
             if self.config.on_nonfinite == "skip" and self.config.weight > 0 and not bool(finite):
                 loss, similarity = torch.zeros_like(loss), torch.zeros_like(similarity)
-        return AlignmentTerms(loss, similarity, aligned, finite)
+        return AlignmentTerms(loss, similarity, aligned, finite, own)
 
     def _weigh(self, t: Tensor, m: Tensor) -> Tensor:
         """omega(t, m) as (B, L) float32.
@@ -245,6 +253,14 @@ class AlignmentHead(nn.Module):
                 f"{tuple(bag.valid.shape)}, was expected."
             )
         return torch.where(bag.valid, information, torch.zeros_like(information))
+
+    @torch.no_grad()
+    def compare(self, anchors: Tensor, text: Text) -> OwnText:
+        """Compare each sample's text with the others' of this rank's anchors (B, d), texts as plain means."""
+        bag = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
+        if self.estimator.scores is None:
+            return compare_texts(rotated_scores(self._information, anchors, bag), bag)
+        return compare_texts(self.estimator.scores(anchors, bag, **self._options), bag)
 
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""

@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 import torch
-from literal import literal_vista
+from literal import literal_own_text, literal_vista
 from tiny_llava import make_batch, same, step
 
 from llava_vista import (
@@ -72,6 +72,10 @@ def test_loss_is_cross_entropy_plus_weight_times_vista(make_model, kind: str, me
     assert metrics["vista_loss"] == pytest.approx(expected.item(), abs=1e-6)
     assert metrics["vista_similarity"] == pytest.approx(similarity.item(), abs=1e-6)
     assert metrics["vista_aligned_samples"] == 2
+    ids = torch.where(text, batch["input_ids"].flatten()[merged[5].clamp(min=0)], 0)
+    wanted = literal_own_text(method, ids, seen["embeds"], seen["hidden"], torch.where(text, 0, 2 * image.long() - 1))
+    keys = ("vista_margin", "vista_own_first", "vista_own_first_chance")
+    assert [metrics[key] for key in keys] == pytest.approx(wanted[:3], abs=1e-6)
     assert total == pytest.approx(plain + 0.5 * expected.item(), abs=1e-6)
 
 

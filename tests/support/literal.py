@@ -63,3 +63,45 @@ def literal_infonce(embeds: Tensor, hidden: Tensor, text: Tensor, image: Tensor,
         own = unit[i][0] @ unit[i][1] / temperature
         total = total + math.log(len(others)) + own - (to_text.logsumexp(0) + to_image.logsumexp(0)) / 2
     return -total / len(rows)
+
+
+def literal_scores(method: str, anchors: list[Tensor], texts: list[Tensor], temperature: float) -> list[list[float]]:
+    """How well text j fits image i, float64."""
+    if method != "infonce":
+        return [
+            [float(torch.stack([literal_information(method, anchor, x) for x in text]).mean()) for text in texts]
+            for anchor in anchors
+        ]
+    means = [text.mean(dim=0) for text in texts]
+    images = [anchor - sum(anchors) / len(anchors) for anchor in anchors]
+    words = [mean - sum(means) / len(means) for mean in means]
+    return [[float(torch.cosine_similarity(a, b, dim=0)) / temperature for b in words] for a in images]
+
+
+def literal_own_text(
+    method: str, ids: Tensor, embeds: Tensor, hidden: Tensor, kind: Tensor, temperature: float = 0.1
+) -> tuple[float, float, float, int]:
+    """Margin, own first, chance and number of compared samples: a loop over each sample's competitors.
+
+    Texts are equal where their ids (B, L) are, as bags. ``kind`` (B, L) is 1 at image and 0 at text.
+    """
+    rows = [row for row in range(len(kind)) if (kind[row] == 0).any() and (kind[row] == 1).any()]
+    anchors = [hidden[row, (kind[row] == 1).nonzero()[-1, 0]].double() for row in rows]
+    texts = [embeds[row, kind[row] == 0].double() for row in rows]
+    size = int(ids.max()) + 1
+    shares = [torch.bincount(ids[row, kind[row] == 0], minlength=size).double() for row in rows]
+    scores = literal_scores(method, anchors, texts, temperature) if rows else []
+    margins, firsts, chances = [], [], []
+    for i in range(len(rows)):
+        others = [
+            scores[i][j]
+            for j in range(len(rows))
+            if not torch.equal(shares[i] * shares[j].sum(), shares[j] * shares[i].sum())
+        ]
+        if others:
+            margins.append(scores[i][i] - sum(others) / len(others))
+            firsts.append(float(scores[i][i] > max(others)))
+            chances.append(1 / (1 + len(others)))
+    count = max(1, len(margins))
+    margin, first, chance = (sum(values) / count for values in (margins, firsts, chances))
+    return margin, first, chance, len(margins)

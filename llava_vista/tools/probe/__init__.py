@@ -6,6 +6,7 @@ hosts/                a model family: load a checkpoint, turn image and words in
 forward_trace         one forward pass, observed through `llava_vista.attach`
 measures/             visual information, alignment, attention, neighbourhood agreement
 bootstrap             means with intervals over samples
+host_command          the host's own training script, with its model measured instead of trained
 checkpoint_probe      the checkpoints one after the other, batch by batch, and the files written
 probe_table, probe_panels   the results as a table and as a figure
 """
@@ -21,6 +22,11 @@ __all__ = ["add_arguments", "run"]
 
 def run(args: argparse.Namespace) -> int:
     """Probe the checkpoints; returns the exit code."""
+    if args.command:
+        from .host_command import measure_in_host
+
+        measure_in_host(args)
+        return 0
     check_options(args)
     from .checkpoint_probe import run_probe
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...attach.observation import Observer, Recorder
 from ...errors import ProbeError, UnsupportedModelError
+from ...hooks.image_information import mask_image
 from ...layout import SequenceLayout
 
 
@@ -87,7 +88,10 @@ class Tracer:
             names = list(inspect.signature(module.forward).parameters)
             kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
             if blind:
-                kwargs["attention_mask"] = mask_image(kwargs.get("attention_mask"), self._layout().image)
+                try:
+                    kwargs["attention_mask"] = mask_image(kwargs.get("attention_mask"), self._layout().image)
+                except ProbeError as error:
+                    raise ProbeError(f"{error} Use --no-image blank or shuffled.") from error
             if attention and "output_attentions" in names:
                 kwargs["output_attentions"] = True
             if states:
@@ -169,30 +173,3 @@ def _attention_in(layer: nn.Module) -> nn.Module:
             "--measures."
         )
     return found
-
-
-def mask_image(mask: Any, image: Tensor) -> Any:
-    """Return a copy of the decoder's attention mask in which the image positions (B, L) are masked out.
-
-    Args:
-        mask: None, (B, L) of ones and zeros, (B, 1 or heads, L, L) boolean or additive, or a dict of such.
-
-    Raises:
-        ProbeError: a mask of another form.
-    """
-    if isinstance(mask, dict):
-        return {name: mask_image(value, image) for name, value in mask.items()}
-    if mask is None:
-        return ~image
-    if isinstance(mask, Tensor):
-        image = image.to(mask.device)
-        if mask.shape == image.shape and not mask.dtype.is_floating_point:
-            return mask.masked_fill(image, 0)
-        if mask.ndim == 4 and mask.shape[-1] == image.shape[1]:
-            closed = torch.finfo(mask.dtype).min if mask.dtype.is_floating_point else 0
-            return mask.masked_fill(image[:, None, None, :], closed)
-    found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    raise ProbeError(
-        f"the decoder got an attention mask of unknown form ({found} for {tuple(image.shape)} positions), so the image "
-        "cannot be masked. Use --no-image blank or shuffled."
-    )

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to the subcommand's parser."""
     parser.epilog = "Example:\n  llava-vista probe runs/baseline runs/vista --data held-out.json --images images"
     add = parser.add_argument
-    add("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="folders, as training saves them")
+    parser.usage = (
+        "llava-vista probe [options] CHECKPOINT... | llava-vista probe [--output DIR] [--batches K] -- COMMAND"
+    )
+    add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="folders, as training saves them; or "
+        "after -- the command of the host's training script: its model is measured on its own batches")  # fmt: skip
+    add("--batches", type=int, default=16, metavar="K", help="with -- COMMAND: batches on each rank (default 16)")
     add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")
     add("--images", type=Path, metavar="DIR", help="folder of the data's images (default: the data file's own); "
         "without --data, the model describes every image in it")  # fmt: skip
@@ -55,6 +60,8 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         ConfigError: a value is out of range.
     """
+    if not options.checkpoints:
+        raise ConfigError("give checkpoints to probe, or -- and the command that starts the host's training script.")
     options.names = tuple(options.names or short_names(options.checkpoints))
     options.measures = tuple(name for name in MEASURES if name in options.measures)
     for name in ("samples", "batch_size", "max_new_tokens"):

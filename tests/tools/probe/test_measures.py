@@ -110,7 +110,7 @@ def test_masks_of_every_form_lose_the_image_only() -> None:
     boolean = mask_image({"full": causal == 0}, image)["full"]
     assert boolean[0, 0, 3].tolist() == [True, False, False, True]
     assert plain.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]  # the caller's own is not written to
-    with pytest.raises(ProbeError, match="blank or shuffled"):
+    with pytest.raises(ProbeError, match="the image cannot be masked"):
         mask_image(torch.ones(2, 9), image)
 
 

@@ -1,0 +1,162 @@
+"""``--vista_probe_steps``: while it trains, how much does the image add to the supervised tokens?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attach.handle import Handle
+from ..attach.meter import gather_ranks
+from ..attach.observation import Observation
+from ..attach.patching import Replacement
+from ..errors import ProbeError
+from ..logging import warn_once
+from ..objective.text_sums import wide
+from .accumulation import LossScale, divided_means
+from .image_information import Information, measure, output_head, random_state, slope_sums
+
+_SUMS = ("nats", "tokens", "xy", "xx", "compared", "equal")
+
+
+class TrainingProbe:
+    """Measures the first forward pass of every N-th optimizer step, inside that pass.
+
+    There autocast, gathered parameters and a compiled caller are the training's own. A step that is not measured costs
+    nothing, and nothing is read from the device but in a measured step and beside a log record.
+
+    Nothing is logged before the logits that the probe makes have given the host's own cross-entropy: a host may cap or
+    scale them on the way, and where it does, one warning says that the information cannot be measured.
+
+    Args:
+        trainer: the host's.
+        handle: on its model.
+        scale: of its loss.
+        every: N.
+    """
+
+    def __init__(self, trainer: Any, handle: Handle, scale: LossScale, every: int) -> None:
+        self._trainer, self._observer, self._scale, self._every = trainer, handle.observer, scale, every
+        self._is_armed = False
+        self._step: int | None = None
+        self._before: tuple[Tensor, ...] | None = None
+        self._has_dropout: bool | None = None
+        self._found: Information | None = None
+        self._sums: Tensor | None = None
+        self._device = handle.device
+        self._head: nn.Module | None = None
+        try:
+            self._head = output_head(handle.inner)
+        except ProbeError as error:
+            warn_once(f"vista_information cannot be measured: {error}")
+        from torch import _dynamo  # slow to import
+
+        # In a compiled model the measurement is a break of the graph, not a part of it.
+        self._called, self._returned = map(_dynamo.disable, (self._enter, self._leave))
+        self._remove_listener = handle.observer.add_listener(self)
+        self._replacement = Replacement(trainer, "compute_loss", self._around(trainer.compute_loss))
+
+    def undo(self) -> None:
+        """Remove everything from the trainer and the model."""
+        self._replacement.undo()
+        self._remove_listener()
+        self._found = self._before = None
+
+    def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        def compute_loss(*args: Any, **kwargs: Any) -> Any:
+            step = self._trainer.state.global_step
+            if not torch.is_grad_enabled() or self._head is None or step % self._every or step == self._step:
+                return original(*args, **kwargs)
+            self._is_armed, self._step = True, step
+            try:
+                result = original(*args, **kwargs)
+            finally:
+                self._is_armed, self._before = False, None
+            found, self._found = self._found, None
+            if found is not None:
+                loss = result[0] if isinstance(result, tuple) else result
+                given = signature.bind_partial(*args, **kwargs).arguments
+                self._add(found, loss.detach().float().mean(), given.get("num_items_in_batch"))
+            return result
+
+        return compute_loss
+
+    # --- listener of the decoder passes ---
+
+    def decoder_called(self, observation: Observation) -> None:
+        self._called()
+
+    def decoder_returned(self, observation: Observation) -> None:
+        self._returned(observation, torch.is_grad_enabled())
+
+    def _enter(self) -> None:
+        if self._is_armed:
+            self._before = random_state(self._device)
+
+    def _leave(self, observation: Observation, has_gradient: bool) -> None:
+        if not self._is_armed or not has_gradient or self._head is None:
+            return
+        self._is_armed = False  # later passes of this step are not measured
+        if self._has_dropout is None:
+            self._has_dropout = self._any_rank(self._before is not None and self._has_moved(self._before))
+        found = measure(self._observer, self._head, observation, again=self._has_dropout)
+        if isinstance(found, str):
+            warn_once(f"vista_information leaves out batches that it cannot measure: {found}.")
+        elif found is not None:
+            self._found = found
+
+    def _has_moved(self, before: tuple[Tensor, ...]) -> bool:
+        return not all(torch.equal(one, other) for one, other in zip(before, random_state(self._device), strict=True))
+
+    def _any_rank(self, flag: bool) -> bool:
+        """Return whether it holds on any rank. A collective, once, in a pass that every rank measures."""
+        return bool(gather_ranks(torch.tensor([float(flag)], device=self._device)).any())
+
+    # --- the averages ---
+
+    def _add(self, found: Information, loss: Tensor, num_items: Any) -> None:
+        mean, world = found.cross_entropy, self._trainer.args.world_size
+        loss = loss.to(mean.device)
+        forms = [mean, *divided_means(mean, found.supervised, self._scale.window, num_items, world)]
+        equal = torch.stack([(loss - form).abs() <= found.tolerance * form.abs() for form in forms]).any()
+        xy, xx = slope_sums(found)
+        ones = torch.ones_like(equal)
+        values = [wide(found.nats).sum(), ones * len(found.nats), xy, xx, ones, equal]
+        sums = torch.stack([wide(value) for value in values])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def read(self) -> dict[str, float]:
+        """Return the averages over all ranks since the last read, and reset. A collective; reads the device.
+
+        Returns:
+            vista_information (nats per supervised token), vista_information_slope (per position of the token among the
+            supervised ones of its sample), vista_information_tokens (their number). Nothing where no step was measured.
+        """
+        if self._head is None:
+            return {}
+        sums = wide(torch.zeros(len(_SUMS), device=self._device)) if self._sums is None else self._sums
+        self._sums = None
+        total = dict(zip(_SUMS, gather_ranks(sums).sum(dim=0).tolist(), strict=True))
+        if total["equal"] < total["compared"]:
+            self._head = None  # on every rank: the sums are the same
+            warn_once(
+                f"vista_information cannot be measured: the cross-entropy of {type(self._observer.inner).__name__}'s "
+                "output embeddings on the decoder's output is not the loss that the host has (capped or scaled logits, "
+                f"label smoothing, another term in the loss?) in {int(total['compared'] - total['equal'])} of "
+                f"{int(total['compared'])} measured batches. Leave out --vista_probe_steps."
+            )
+            return {}
+        if not total["tokens"]:
+            return {}
+        record = {
+            "vista_information": total["nats"] / total["tokens"],
+            "vista_information_tokens": int(total["tokens"]),
+        }
+        if total["xx"]:
+            record["vista_information_slope"] = total["xy"] / total["xx"]
+        return record
