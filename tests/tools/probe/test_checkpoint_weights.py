@@ -87,7 +87,7 @@ def test_folders_that_cannot_be_loaded_are_named(site, tmp_path, capsys) -> None
     assert main(["probe", str(empty), *data]) == 2
     assert "no weights" in capsys.readouterr().err
     assert main(["probe", str(site.tiny.language_model), *data]) == 2
-    assert "does not know how to load LlamaForCausalLM" in capsys.readouterr().err
+    assert "does not load LlamaForCausalLM" in capsys.readouterr().err
     assert main(["probe", str(site.checkpoints[0]), *data, "--template", "v9"]) == 2
     assert "no template 'v9'" in capsys.readouterr().err
     assert main(["probe", str(site.checkpoints[0]), *data, "--template", "plain"]) == 2

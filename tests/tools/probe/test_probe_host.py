@@ -12,9 +12,8 @@ import torch
 
 from llava_vista.errors import ProbeError, UnsupportedModelError
 from llava_vista.tools.probe.conversation_samples import Turn
-from llava_vista.tools.probe.hosts import HOSTS, LoadOptions, load_checkpoint
+from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
 from llava_vista.tools.probe.hosts.probe_host import choose_host
-from llava_vista.tools.probe.hosts.repository_host import RepositoryHost
 from llava_vista.tools.probe.measures.visual_information import turns_of_runs
 from llava_vista.tools.probe.probed_batch import without_end
 
@@ -24,11 +23,8 @@ OPTIONS = LoadOptions(None, None, torch.device("cpu"), torch.float32)
 MODELS = "model/language_model"
 #: Packages by the files that distinguish them.
 LLAVA = {"llava": [f"{MODELS}/llava_llama.py", f"{MODELS}/llava_mistral.py"]}
-VIRAL = {"llava": [*LLAVA["llava"], f"{MODELS}/llava_qwen2.py"]}
 NEXT = {"llava": [*LLAVA["llava"], f"{MODELS}/llava_qwen.py"]}
 VILA = {"llava": [f"{MODELS}/llava_llama.py", f"{MODELS}/llava_topdown_llama.py"]}
-MOE = {"moellava": [f"{MODELS}/llava_{name}.py" for name in ("llama", "phi", "phi_moe")]}
-VIDEO = {"videollava": [f"{MODELS}/llava_llama.py"]}
 TOWER, IMAGE_TOWER = {"mm_vision_tower": "clip"}, {"mm_image_tower": "clip"}
 
 
@@ -50,11 +46,10 @@ def checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
                 path = tmp_path / package / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-        for package in ("llava", "moellava", "videollava", "bunny", "share4v", "tinyllava"):
-            for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-                monkeypatch.delitem(sys.modules, name)
-            if package not in packages:
-                monkeypatch.setitem(sys.modules, package, None)  # not importable
+        for name in [name for name in sys.modules if name.partition(".")[0] == "llava"]:
+            monkeypatch.delitem(sys.modules, name)
+        if "llava" not in packages:
+            monkeypatch.setitem(sys.modules, "llava", None)  # not importable
         monkeypatch.syspath_prepend(str(tmp_path))
 
     return put
@@ -66,21 +61,8 @@ def checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         (LLAVA, LLAMA, "llava"),
         (LLAVA, config("LlavaLlamaForCausalLM", "llava", **TOWER), "llava"),  # before v1.2
         (LLAVA, config("LlamaForCausalLM", "llava_llama", **TOWER), "llava"),  # a stage-1 folder
-        (VIRAL, config("LlavaQwen2ForCausalLM", "llava_qwen2", **TOWER), "llava"),
-        (NEXT, LLAMA, "llava-next"),
-        (NEXT, {**LLAMA, "image_aspect_ratio": "anyres_max_9"}, "llava-next"),
-        (NEXT, config("LlavaQwenForCausalLM", "qwen2", **TOWER), "llava-next"),  # what its training writes
-        (VILA, config("LlavaLlamaModel", "llava_llama", llm_cfg={}), "vila"),
-        (MOE, config("LlavaPhiForCausalLM", "llava_phi", **IMAGE_TOWER), "moellava"),
-        (MOE, config("MoELLaVAPhiForCausalLM", "moe_llava_phi", **IMAGE_TOWER), "moellava"),
-        (VIDEO, config("LlavaLlamaForCausalLM", "llava", **IMAGE_TOWER), "videollava"),
-        (
-            {"share4v": [f"{MODELS}/share4v_llama.py"]},
-            config("Share4VLlamaForCausalLM", "share4v", **TOWER),
-            "sharegpt4v",
-        ),
-        ({"bunny": [f"{MODELS}/bunny_phi.py"]}, config("BunnyPhiForCausalLM", "bunny-phi", **TOWER), "bunny"),
-        ({"tinyllava": ["model/modeling_tinyllava.py"]}, config(None, "tinyllava"), "tinyllava"),
+        (LLAVA, {**LLAMA, "image_aspect_ratio": "anyres"}, "llava"),
+        (LLAVA, config("LlavaMistralForCausalLM", "llava_mistral", **TOWER), "llava"),
         ({}, config("LlavaForConditionalGeneration", "llava"), "transformers"),
     ],
 )
@@ -92,22 +74,11 @@ def test_choose_host_takes_the_one_whose_code_is_importable(checkouts, packages,
 @pytest.mark.parametrize(
     ("packages", "found", "words"),
     [
-        ({}, LLAMA, ["`llava` of haotian-liu/LLaVA", "not importable", "LLaVA-VL/LLaVA-NeXT", "PYTHONPATH"]),
+        ({}, LLAMA, ["`llava` of haotian-liu/LLaVA", "not importable", "PYTHONPATH", "own training script"]),
         (VILA, LLAMA, ["has model/language_model/llava_topdown_llama.py", "not that of haotian-liu/LLaVA"]),
-        (LLAVA, config("LlavaQwenForCausalLM", "qwen2", **TOWER), ["no model/language_model/llava_qwen.py", "NeXT"]),
-        (LLAVA, config("LlavaLlamaModel", "llava_llama"), ["not that of NVlabs/VILA"]),
-        (LLAVA, {**LLAMA, "image_aspect_ratio": "anyres_max_9"}, ["'anyres_max_9', which haotian-liu/LLaVA", "NeXT"]),
-        ({}, config("BunnyPhiForCausalLM", "bunny-phi", **TOWER), ["`bunny` of BAAI-DCAI/Bunny is not importable"]),
-        (
-            {"bunny": [f"{MODELS}/bunny_phi.py"]},
-            config("BunnyQwen2ForCausalLM", "bunny-qwen2", **TOWER),
-            ["no model/language_model/bunny_qwen.py"],
-        ),
-        (
-            {**MOE, **VIDEO},
-            config("LlavaLlamaForCausalLM", "llava", **IMAGE_TOWER),
-            ["moellava or videollava", "Leave only the one that trained it"],
-        ),
+        (NEXT, LLAMA, ["has model/language_model/llava_qwen.py", "not that of haotian-liu/LLaVA"]),
+        (LLAVA, {**LLAMA, "image_aspect_ratio": "anyres_max_9"}, ["'anyres_max_9', which haotian-liu/LLaVA"]),
+        ({"llava": [f"{MODELS}/llava_mistral.py"]}, LLAMA, ["no model/language_model/llava_llama.py"]),
     ],
 )
 def test_choose_host_names_what_to_put_on_the_path(checkouts, packages, found, words) -> None:
@@ -121,60 +92,37 @@ def test_choose_host_names_what_to_put_on_the_path(checkouts, packages, found, w
     "found",
     [
         config("LlavaMptForCausalLM", "llava_mpt", **TOWER),  # its forward is broken upstream
-        config("LlavaTopDownLlamaModel", "llava_topdown_llama"),
+        config("LlavaQwenForCausalLM", "qwen2", **TOWER),  # LLaVA-NeXT
+        config("BunnyPhiForCausalLM", "bunny-phi", **TOWER),
+        config("LlavaLlamaForCausalLM", "llava", **IMAGE_TOWER),  # Video-LLaVA
+        config("LlavaLlamaModel", "vila", llm_cfg={}),
         config("LlavaLlamaForCausalLM", "llava_llama"),  # no tower is named
         config("LlamaForCausalLM", "llama"),
     ],
 )
 def test_choose_host_refuses_what_no_host_loads(checkouts, found) -> None:
     checkouts(LLAVA)
-    with pytest.raises(UnsupportedModelError, match=f"does not know how to load {found['architectures'][0]}"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"does not load {found['architectures'][0]}.*llava-vista probe -- COMMAND"
+    ):
         choose_host(Path("checkpoint"), found)
 
 
 def test_loading_names_code_for_another_environment(checkouts, tmp_path) -> None:
-    """As where a host is imported with another transformers than its own."""
-    checkouts({"bunny": ["conversation.py", f"{MODELS}/bunny_phi.py", "model/__init__.py", f"{MODELS}/__init__.py"]})
-    (tmp_path / "bunny" / "conversation.py").write_text("from transformers import NothingOfThatName\n")
+    """As where LLaVA is imported with another transformers than its own."""
+    checkouts({"llava": ["conversation.py", f"{MODELS}/llava_llama.py", "model/__init__.py", f"{MODELS}/__init__.py"]})
+    (tmp_path / "llava" / "conversation.py").write_text("from transformers import NothingOfThatName\n")
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config("BunnyPhiForCausalLM", "bunny-phi", **TOWER)))
-    with pytest.raises(ProbeError, match=r"bunny.conversation of BAAI-DCAI/Bunny cannot be imported here .*Nothing"):
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    with pytest.raises(ProbeError, match=r"llava.conversation of haotian-liu/LLaVA cannot be imported here .*Nothing"):
         load_checkpoint(folder, OPTIONS)
 
 
-def test_a_package_is_recognised_without_an_import(checkouts, tmp_path) -> None:
-    checkouts({"bunny": ["one.py"]})
-    (tmp_path / "bunny" / "__init__.py").write_text("raise RuntimeError('imported')")
-
-    def missing(package: str, **files: tuple[str, ...]) -> str | None:
-        attributes = {"repository": "Bunny", "package": package, **files}
-        return type("Repository", (RepositoryHost,), attributes).missing({})
-
-    assert "not importable" in str(missing("nobody_has_this"))
-    assert missing("bunny", holds=("one.py",)) is None
-    assert "has no two.py" in str(missing("bunny", holds=("two.py",)))
-    assert "has one.py" in str(missing("bunny", lacks=("one.py",)))
-
-
-def test_every_adapter_of_a_repository_has_a_host() -> None:
-    """A class that VISTA trains can be probed, but for those named here, each for a reason that its host states."""
-    from llava_vista.adapters import all_adapters
-
-    without = {
-        "LlavaMptForCausalLM", "LlavaMPTForCausalLM", "LlavaGemmaForCausalLM", "LlavaTopDownLlamaModel",
-        "LlavaStablelmForCausalLM", "LlavaMiniCPMForCausalLM", "LlavaQWenForCausalLM", "MoELLaVAStablelmForCausalLM",
-        "MoELLaVAMiniCPMForCausalLM", "MoELLaVAQWenForCausalLM", "MoELLaVALlamaForCausalLM",
-        "MoELLaVAMistralForCausalLM",
-    }  # fmt: skip
-    known = {name.removeprefix("Eval") for host in HOSTS for name in host.known()}
-    trained = {
-        name.rpartition(".")[2]
-        for adapter in all_adapters()
-        for name in adapter.classes
-        if not name.startswith("transformers")
-    }
-    assert trained - known == without
+def test_code_is_recognised_without_an_import(checkouts, tmp_path) -> None:
+    checkouts(LLAVA)
+    (tmp_path / "llava" / "__init__.py").write_text("raise RuntimeError('imported')")
+    assert choose_host(Path("checkpoint"), LLAMA).name == "llava"
 
 
 # --- chat formats that supervise more than answers ---

@@ -1,12 +1,11 @@
-"""How the checkpoints of a model family are loaded and run: a host per repository, found through the registry.
+"""How checkpoints are loaded and run without their training script: LLaVA-1.5's, and transformers' own.
 
-A fork of LLaVA is a data sheet in ``llava_forks.py``. Another family is a `ProbeHost` in a file of its own.
+Every other family is measured inside its own training script (README.md of the probe). A family of yours is a
+`ProbeHost` in a file of its own.
 """
 
-from . import llava_forks as _llava_forks  # noqa: F401  (importing a host's module registers it)
-from . import tinyllava_host as _tinyllava  # noqa: F401
+from . import llava_host as _llava  # noqa: F401  (importing a host's module registers it)
 from . import transformers_host as _transformers  # noqa: F401
-from . import vila_host as _vila  # noqa: F401
 from .probe_host import HOSTS, LoadOptions, ProbeHost, load_checkpoint, register_host
 
 __all__ = ["HOSTS", "LoadOptions", "ProbeHost", "load_checkpoint", "register_host"]

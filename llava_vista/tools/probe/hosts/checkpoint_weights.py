@@ -1,4 +1,4 @@
-"""The weights of a checkpoint folder of a LLaVA-like repository: whole, LoRA, or the projector that stage 1 saves."""
+"""The weights of a LLaVA-1.5 checkpoint folder: whole, LoRA, or the projector that stage 1 saves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....errors import ProbeError
 from .probe_host import LoadOptions
@@ -83,17 +83,14 @@ def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: 
     return model.to(how["torch_dtype"])
 
 
-def saved_tower(checkpoint: Path, name: str) -> dict[str, Tensor]:
+def saved_tower(checkpoint: Path) -> dict[str, Tensor]:
     """Return the state of the vision tower that the checkpoint itself holds; empty when it holds none.
 
-    LLaVA-like models load the original tower otherwise.
-
-    Args:
-        name: of the tower's attribute in the model, "vision_tower" or "image_tower".
+    LLaVA loads the original tower otherwise.
     """
     from safetensors import safe_open
 
-    prefix = f"model.{name}."
+    prefix = "model.vision_tower."
     state: dict[str, Tensor] = {}
     for file in sorted(checkpoint.glob(_SAFE)):
         with safe_open(file, framework="pt") as tensors:
@@ -103,27 +100,6 @@ def saved_tower(checkpoint: Path, name: str) -> dict[str, Tensor]:
             whole = torch.load(file, map_location="cpu", weights_only=True)
             state |= {key: value for key, value in whole.items() if key.startswith(prefix)}
     return {key.removeprefix(prefix): value for key, value in state.items()}
-
-
-def prepare_experts(model: nn.Module) -> None:
-    """Make DeepSpeed's sparse experts run in this process alone (MoE-LLaVA); nothing for a model without any."""
-    experts: list[Any] = [module for module in model.modules() if hasattr(module, "set_deepspeed_parallelism")]
-    if not experts:
-        return
-    from deepspeed import comm
-    from torch import distributed
-    from torch.distributed import HashStore  # type: ignore[attr-defined]
-
-    if not distributed.is_initialized():  # the experts want a group, if only of this process
-        distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    if not comm.is_initialized():
-        comm.init_distributed("gloo", verbose=False)
-    for module in experts:
-        module.set_deepspeed_parallelism()
-    for module in model.modules():
-        if hasattr(module, "top2_2nd_expert_sampling"):
-            # DeepSpeed draws the second expert in evaluation too: one image would give two values.
-            module.top2_2nd_expert_sampling = False  # type: ignore[assignment]
 
 
 @contextmanager

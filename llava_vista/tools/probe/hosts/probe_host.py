@@ -20,6 +20,9 @@ from ....errors import ProbeError, UnsupportedModelError
 from ....registry import Registry
 from ..conversation_samples import Turn
 
+#: How to measure what is not loaded here.
+IN_TRAINING = "llava-vista probe -- COMMAND ARGS"
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -71,7 +74,7 @@ class ProbeHost(ABC):
     def missing(cls, config: dict[str, Any]) -> str | None:
         """Return why a checkpoint that it claims cannot be loaded in this environment; None when it can.
 
-        Several repositories save checkpoints that look alike: the one whose code is here loads them. Imports nothing.
+        Several repositories save checkpoints that look alike, so the code that is here is looked at. Imports nothing.
         """
         return None
 
@@ -148,27 +151,20 @@ def choose_host(folder: Path, config: dict[str, Any]) -> type[ProbeHost]:
     """Return the host that knows this config.json and whose code is importable here.
 
     Raises:
-        ProbeError: the code of its family is not importable (names what to install), or that of several hosts is.
+        ProbeError: its code is not importable, or another repository's is in its place (names what was found).
         UnsupportedModelError: no host knows it (lists the known names).
     """
     found = ", ".join(config.get("architectures") or []) or f"model_type {config.get('model_type')!r}"
+    other = f"A checkpoint of another repository is measured in that repository's own training script: {IN_TRAINING}."
     claiming = {host: host.missing(config) for host in HOSTS if host.claims(config)}
     if not claiming:
         known = "; ".join(f"{host.name} ({', '.join(host.known())})" for host in HOSTS)
-        raise UnsupportedModelError(
-            f"the probe does not know how to load {found} ({folder}). Another family needs a probe host (register_host "
-            f"in llava_vista.tools.probe.hosts). Known: {known}."
-        )
+        raise UnsupportedModelError(f"the probe does not load {found} ({folder}). {other} Loaded here: {known}.")
     ready = [host for host, missing in claiming.items() if missing is None]
     if not ready:
         reasons = "; ".join(f"{host.name}: {missing}" for host, missing in claiming.items())
         raise ProbeError(
-            f"{folder} ({found}) needs the code of the repository that trained it, which is not importable: {reasons}. "
-            "Install it, or put its checkout on PYTHONPATH, in the environment that trains it."
-        )
-    if len(ready) > 1:
-        raise ProbeError(
-            f"{folder} ({found}) could be of {' or '.join(host.name for host in ready)}, and the code of each is "
-            "importable. Leave only the one that trained it on PYTHONPATH."
+            f"{folder} ({found}) needs the code that trained it: {reasons}. Install it in this environment, or put its "
+            f"checkout on PYTHONPATH. {other}"
         )
     return ready[0]

@@ -1,0 +1,214 @@
+"""LLaVA-1.5's own checkpoints: whole, and with a base also LoRA weights and the projector that stage 1 saves.
+
+Conversations go through the functions that LLaVA's training uses, so the scored tokens are the trained ones. Its
+``input_ids`` hold one placeholder for each image, which the model itself expands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ....errors import ProbeError
+from ...kit.host_source import package_folders
+from ..conversation_samples import IMAGE_MARK, Turn, llava_messages
+from .checkpoint_weights import from_base, kind_of_weights, pretrained_options, quietly, saved_tower
+from .probe_host import LoadOptions, ProbeHost, register_host
+
+#: Where the code comes from, for messages, and its top-level package.
+REPOSITORY, PACKAGE = "haotian-liu/LLaVA", "llava"
+#: ``model_type`` -> (module below the package's ``model.language_model``, class, template of its instruction tuning).
+KINDS = {
+    "llava_llama": ("llava_llama", "LlavaLlamaForCausalLM", "v1"),
+    "llava": ("llava_llama", "LlavaLlamaForCausalLM", "v1"),  # its name before v1.2
+    "llava_mistral": ("llava_mistral", "LlavaMistralForCausalLM", "mistral_instruct"),
+}
+#: Files of repositories that call their package `llava`, too: LLaVA-NeXT and VILA.
+_OTHERS = ("model/language_model/llava_qwen.py", "model/language_model/llava_topdown_llama.py")
+#: The template of stage 1.
+PLAIN = "plain"
+#: Values of ``image_aspect_ratio`` that its `process_images` knows; it takes others for "square".
+_ASPECTS = ("square", "pad", "anyres")
+_IGNORE = -100
+
+
+@register_host("llava")
+class LlavaHost(ProbeHost):
+    """LLaVA-1.5 (on PyPI as llava-torch)."""
+
+    architectures = tuple(sorted({name for _, name, _ in KINDS.values()}))
+
+    options: LoadOptions
+
+    def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
+        self.options = options
+        file, class_name, tuned_with = KINDS[_kind(config)]
+        templates, weights = _module("conversation").conv_templates, kind_of_weights(folder)
+        self.template = options.template or (PLAIN if weights == "projector" else tuned_with)
+        if self.template not in templates:
+            raise ProbeError(f"{REPOSITORY} has no template {self.template!r}; it has {', '.join(sorted(templates))}.")
+        self.notes = {"template": self.template}
+        cls = getattr(_module(f"model.language_model.{file}"), class_name)
+        how = pretrained_options(options)
+        with quietly():
+            if weights == "whole":
+                self.model = cls.from_pretrained(folder, **how)
+            else:
+                self.model = from_base(cls, folder, weights, options.base, how)
+                self.notes |= {"base": str(options.base), "kind": weights}
+            self.vision: Any = self.model.get_vision_tower()
+            if not self.vision.is_loaded:
+                self.vision.load_model()
+                if state := saved_tower(folder):
+                    self.vision.load_state_dict(state)
+            self.vision.to(dtype=options.dtype)
+            self.tokenizer = _tokenizer(folder if weights == "whole" else options.base)
+        self.model.to(options.device).eval()
+
+    @classmethod
+    def claims(cls, config: dict[str, Any]) -> bool:
+        return _kind(config) in KINDS and bool(config.get("mm_vision_tower"))
+
+    @classmethod
+    def missing(cls, config: dict[str, Any]) -> str | None:
+        aspect = config.get("image_aspect_ratio") or "square"
+        if aspect not in _ASPECTS:
+            return f"the checkpoint has image_aspect_ratio {aspect!r}, which {REPOSITORY} does not know"
+        folders = package_folders(PACKAGE)
+        if not folders:
+            return f"the package `{PACKAGE}` of {REPOSITORY} is not importable"
+        where = f"the package `{PACKAGE}` in {', '.join(map(str, folders))}"
+        needed = f"model/language_model/{KINDS[_kind(config)][0]}.py"
+        for name, wanted in ((needed, True), *((other, False) for other in _OTHERS)):
+            if any((folder / name).is_file() for folder in folders) != wanted:
+                return f"{where} has {'no ' if wanted else ''}{name}, so it is not that of {REPOSITORY}"
+        return None
+
+    def run(self, batch: dict[str, Any]) -> Any:
+        """Merge first, then run the model on embeddings without labels, as `generate` does."""
+        merge = self.model.prepare_inputs_labels_for_multimodal
+        wanted = {name: batch.get(name) for name in inspect.signature(merge).parameters}
+        _, positions, mask, _, embeds, _ = merge(**wanted)
+        return self.model.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, return_dict=True)
+
+    def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
+        if self.template == PLAIN and len(turns) != 1:
+            raise ProbeError("LLaVA's template 'plain' takes one question and one answer; choose another --template.")
+        with self._conversation():
+            parts = _module("train.train").preprocess([self._messages(turns)], self.tokenizer, has_image=True)
+        return {"input_ids": parts["input_ids"][0], "labels": parts["labels"][0], "image": image}
+
+    def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        lengths = torch.tensor([len(item["input_ids"]) for item in encoded])
+        ids = pad_sequence([item["input_ids"] for item in encoded], True, self.tokenizer.pad_token_id or 0)
+        labels = pad_sequence([item["labels"] for item in encoded], True, _IGNORE)
+        labels[:, 0] = _IGNORE  # nothing predicts the first token
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.arange(ids.shape[1]) < lengths[:, None]}
+        limit, device = self.tokenizer.model_max_length, self.options.device
+        return {**{name: value[:, :limit].to(device) for name, value in batch.items()}, **self._pictures(encoded)}
+
+    def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:
+        with self._conversation() as conversation:
+            for part in self._messages(turns)[:-1]:
+                conversation.append_message(conversation.roles[part["from"] == "gpt"], part["value"])
+            conversation.append_message(conversation.roles[1], None)
+            text = IMAGE_MARK if self.template == PLAIN else conversation.get_prompt()
+            separators = [mark for mark in (conversation.sep, conversation.sep2) if mark]
+        ids = _module("mm_utils").tokenizer_image_token(text, self.tokenizer, return_tensors="pt")
+        ids = ids[None].to(self.options.device)
+        ends = self._end_ids(separators)
+        with torch.inference_mode():
+            output = self.model.generate(
+                ids.clone(), **self._pictures([{"image": image}]), attention_mask=torch.ones_like(ids).bool(),
+                do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id or 0,
+                eos_token_id=ends, use_cache=True,
+            )[0]  # fmt: skip
+        # LLaVA's own merges first and returns what is new: up to transformers 4.37 with BOS in front.
+        begin = self.tokenizer.bos_token_id
+        output = output[1:] if begin is not None and output[:1].tolist() == [begin] else output
+        written: str = self.tokenizer.decode(output, skip_special_tokens=True)
+        for mark in separators:
+            if mark.strip("\n") == "" and mark in written.strip(" "):  # stage 1: a line is an answer
+                return written.strip(" ").partition(mark)[0].strip(), False
+        return written.strip(), len(output) > 0 and int(output[-1]) not in ends
+
+    def tower_features(self, batch: dict[str, Any]) -> Tensor:
+        # an image is (3, H, W), or with anyres several crops (C, 3, H, W)
+        crops = [image if image.ndim == 4 else image[None] for image in batch["images"]]
+        return torch.stack([self.vision(crop).float().mean(dim=(0, 1)) for crop in crops])
+
+    def _pictures(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the model's arguments for the images, on the device."""
+        images = [item["image"] for item in encoded]
+        pixels = _module("mm_utils").process_images(images, self.vision.image_processor, self.model.config)
+        moved: Any = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
+        if isinstance(pixels, Tensor):
+            moved = torch.stack(moved)
+        arguments = {"images": moved, "image_sizes": [image.size for image in images]}
+        known = inspect.signature(self.model.forward).parameters
+        return {name: value for name, value in arguments.items() if name in known}
+
+    def _end_ids(self, separators: Sequence[str]) -> list[int]:
+        """Return the tokens that end an answer: the tokenizer's, the model's, and one-token separators."""
+        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        known = self.tokenizer.get_vocab()
+        marks = [known.get(text.strip()) for text in separators]
+        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *marks}
+        return sorted(end for end in ends if end is not None)
+
+    def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
+        """Return the turns in LLaVA's form, the image mark where training puts it. The template has to be set."""
+        start_end = getattr(self.model.config, "mm_use_im_start_end", False)
+        how = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=start_end)
+        messages: list[dict[str, str]] = _module("train.train").preprocess_multimodal([llava_messages(turns)], how)[0]
+        return messages
+
+    @contextmanager
+    def _conversation(self) -> Iterator[Any]:
+        """Set the template, which these functions read from a global of a module. Yields a fresh conversation."""
+        module = _module("conversation")
+        before = module.default_conversation
+        module.default_conversation = module.conv_templates[self.template]
+        try:
+            yield module.default_conversation.copy()
+        finally:
+            module.default_conversation = before
+
+
+def _kind(config: dict[str, Any]) -> str:
+    """Return the kind of the class that config.json names; the model type if it names another (stage 1)."""
+    by_type, named = str(config.get("model_type")), config.get("architectures") or []
+    by_name = [kind for kind, (_, class_name, _) in KINDS.items() if class_name in named]
+    return by_type if by_type in by_name or not by_name else by_name[0]
+
+
+def _module(name: str) -> Any:
+    """Import a module below LLaVA's package, or raise ProbeError."""
+    try:
+        return importlib.import_module(f"{PACKAGE}.{name}")
+    # what it raises under another version of transformers or of Python than its own
+    except (ImportError, AttributeError, NameError, RuntimeError, TypeError, ValueError) as error:
+        raise ProbeError(
+            f"{PACKAGE}.{name} of {REPOSITORY} cannot be imported here ({type(error).__name__}: {error}). Probe in the "
+            "environment in which the checkpoint was trained."
+        ) from error
+
+
+def _tokenizer(source: Path | None) -> Any:
+    """Return the tokenizer as training has it."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, use_fast=False)
+    if tokenizer.unk_token is not None:
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
