@@ -28,6 +28,8 @@ LAUNCH = Path(__file__).parent / "launch"
 MARKER = "made-by-llava-vista-demo"
 STAGES = ("pretrain", "finetune")
 IMAGE_SIZE = 96
+#: Steps between measurements of what the image adds to the text.
+PROBE_STEPS = "10"
 MISMATCH = b"tokenization mismatch"
 VISTA_KEYS = ("ce_loss", "vista_loss", "vista_similarity", "vista_aligned_samples")
 
@@ -159,6 +161,7 @@ def run_demo(args: argparse.Namespace) -> None:
     # weight 0 only observes: no number of the training changes, and `compare` can check seed, data and options
     for name, title, weight in (("baseline", "baseline", 0.0), ("vista", f"+ VISTA {args.method}", args.weight)):
         flags = ["--vista", "--vista_method", args.method, "--vista_weight", str(weight)]
+        flags += ["--vista_probe_steps", PROBE_STEPS]
         runs, seconds = {}, {}
         for number, stage in enumerate(STAGES, start=1):
             _print_heading(f"{title}: LLaVA's stage {number} ({stage}) {' '.join(flags)}")

@@ -94,6 +94,7 @@ def test_demo_quick(tmp_path) -> None:
     for arm in (baseline, vista):
         assert arm["stages"]["finetune"]["vista_loss_last"] is not None
         assert arm["stages"]["pretrain"]["ce_last"] > 0
+        assert all(None not in values for values in arm["about_image"].values())
     assert (output / "curves.png").stat().st_size > 10_000
     assert "Baseline against VISTA: trainings (runs per arm: 1)." in result.stdout
     assert "Nothing that is recorded differs but VISTA." in (output / "report.html").read_text()
