@@ -29,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example:\n  llava-vista probe runs/baseline runs/vista --data held-out.json --images images"
     add = parser.add_argument
     parser.usage = (
-        "llava-vista probe [options] CHECKPOINT... | llava-vista probe [--output DIR] [--batches K] -- COMMAND"
+        "llava-vista probe [options] CHECKPOINT... | llava-vista probe [options] A.json B.json ... | "
+        "llava-vista probe [--output DIR] [--batches K] -- COMMAND"
     )
     add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="folders, as training saves them; or "
-        "after -- the command of the host's training script: its model is measured on its own batches")  # fmt: skip
+        "after -- the command of the host's training script: its model is measured on its own batches; or the "
+        "probe.json files of such scripts, compared with the first")  # fmt: skip
     add("--batches", type=int, default=16, metavar="K", help="with -- COMMAND: batches on each rank (default 16)")
     add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")
     add("--images", type=Path, metavar="DIR", help="folder of the data's images (default: the data file's own); "
