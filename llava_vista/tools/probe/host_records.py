@@ -170,6 +170,9 @@ def _draw_by_position(axis: Any, result: dict[str, Any], read: Callable[[dict[st
             axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xscale("log", base=2)
+    reached = [one for item in result["records"] for one in item["by_position"] if one["n"] > 1]
+    ends = result["bin_ends"][: max(1, -(-len(reached) // len(result["records"])))]
+    axis.set_xticks(ends, [str(end) for end in ends])
     axis.set(xlabel="answer token, bins up to (band: 95%)", ylabel="nats per token")
 
 
