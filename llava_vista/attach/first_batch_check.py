@@ -152,7 +152,7 @@ def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> fl
         return None
     norms = rows.norm(dim=1)
     text_norms = text.norm(dim=1)
-    distance = torch.cdist(_unit(text, text_norms), _unit(rows, norms)).masked_fill(~same, torch.inf)  # (N, M)
+    distance = _distances(_unit(text, text_norms), _unit(rows, norms)).masked_fill(~same, torch.inf)  # (N, M)
     nearest = distance.argmin(dim=1)
     known = norms[nearest] > 0
     if not bool(known.any()):
@@ -164,9 +164,14 @@ def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> fl
 
 def _fraction_of_rows(vectors: Tensor, rows: Tensor) -> float:
     """Return the share of vectors (N, d) that are among the rows (M, d)."""
-    distance = torch.cdist(vectors, rows).amin(dim=1)
+    distance = _distances(vectors, rows).amin(dim=1)
     return float((distance <= TOLERANCE * vectors.norm(dim=1).clamp(min=1e-12)).float().mean())
 
 
 def _unit(vectors: Tensor, norms: Tensor) -> Tensor:
     return vectors / norms.clamp(min=1e-12)[:, None]
+
+
+def _distances(left: Tensor, right: Tensor) -> Tensor:
+    """(N, M). Not by way of a matrix product, which gives equal rows a distance (a large one under TF32)."""
+    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")

@@ -55,7 +55,8 @@ class Meter:
             self._sums = torch.zeros(_WIDTH, device=bad.device)
         sums = self._sums
         for name, value in values.items():
-            sums[_SUMS.index(name)] += value
+            sums[_SUMS.index(name)] += value.to(sums.device) if isinstance(value, Tensor) else value
+        bad = bad.to(sums.device)
         sums[first] = torch.where((sums[first] == 0) & (bad > 0), float(step + 1), sums[first])
 
     def add_terms(self, terms: AlignmentTerms, step: int) -> None:

@@ -27,9 +27,10 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits: (B, L, V). labels: (B, L), negative where not supervised.
     """
     total = torch.zeros((), device=logits.device)
+    labels = labels.to(logits.device)
     count = (labels[:, 1:] >= 0).sum()
     with torch.no_grad():
-        for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:].to(logits.device), strict=True):
+        for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:], strict=True):
             for chunk, wanted in zip(row_logits.split(_CHUNK), row_labels.split(_CHUNK), strict=True):
                 wanted = wanted.masked_fill(wanted < 0, -100)
                 total += cross_entropy(chunk.float(), wanted, reduction="sum")

@@ -186,9 +186,11 @@ class AlignmentHead(nn.Module):
                 f"last_hidden_state {tuple(last_hidden_state.shape)} does not fit the layout {tuple(layout.shape)} and "
                 f"embeddings of width {width}."
             )
-        anchors = last_image_state(last_hidden_state, layout.image, layout.spans).float()
+        # Under a device_map the decoder's last layer may be on another device than its embeddings.
+        image, valid = (mask.to(last_hidden_state.device) for mask in (layout.image, text.valid))
+        anchors = last_image_state(last_hidden_state, image, layout.spans).float()
         # An unaligned sample's row is whatever stands at position 0 (padding, perhaps NaN): cut its gradient too.
-        return torch.where(text.valid[:, None], anchors, torch.zeros_like(anchors))
+        return torch.where(valid[:, None], anchors, torch.zeros_like(anchors)).to(text.vector.device)
 
     def nothing(self, hidden: Tensor) -> tuple[Tensor, Text]:
         """Anchors and text of a batch without images: zeros, connected to the graph by hidden (B, L, d)."""

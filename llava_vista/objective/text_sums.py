@@ -94,7 +94,7 @@ def _cut(used: Tensor, width: int, spans: Sequence[Span] | None = None) -> list[
 
 def _memory(x: Tensor, pieces: list[_Piece]) -> Tensor:
     """Float32 memory for any piece to be read. Kept over the pieces: a fresh one has to be mapped page by page."""
-    most = max((x[piece.at].numel() for piece in pieces if piece.rows != "none"), default=0)
+    most = max([0, *(x[piece.at].numel() for piece in pieces if piece.rows != "none")])
     return torch.empty(most, dtype=torch.float32, device=x.device)
 
 
