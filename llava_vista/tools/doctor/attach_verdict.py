@@ -13,6 +13,8 @@ from ..kit.host_source import ClassSource, Method, SourceTree
 _PLACEHOLDERS = re.compile(rb"\b(?:image|video)_token_(?:id|index)\b")
 #: In the name of a parameter that takes images; a forward pass with one, and with labels, is a trainable model's.
 _IMAGE_WORDS = re.compile("image|pixel|vision|video|media")
+#: Embeddings, labels and a mask. Where they are among the returned values, the first merge shows.
+LEAST_RETURNS = 3
 #: Bases that bring no get_input_embeddings; others from outside the tree are taken for transformers' models.
 _PLAIN_BASES = frozenset({"object", "ABC", "Module", "Generic", "Protocol"})
 
@@ -115,9 +117,9 @@ def _merge_problem(adapter: Adapter, merge: Method | None) -> str:
         )
     if missing := _missing(merge):
         return f"{merge.name} has no parameter {' or '.join(missing)}, which VISTA passes by name."
-    if merge.returns and not set(merge.returns) & set(adapter.merge_returns):
-        found, known = (" or ".join(map(str, counts)) for counts in (merge.returns, sorted(adapter.merge_returns)))
-        return f"{merge.name} returns {found} values; understood are {known}. A data sheet can say so (merge_returns)."
+    if merge.returns and max(merge.returns) < LEAST_RETURNS:
+        found = " or ".join(map(str, merge.returns))
+        return f"{merge.name} returns {found} values; embeddings, labels and a mask are needed."
     return ""
 
 

@@ -163,7 +163,11 @@ def test_empty_directory(tmp_path, doctor):
     ("signature", "returns", "complaint"),
     [
         ("self, ids, attention_mask, labels", "a, b, c, d, e, f", "has no parameter input_ids"),
-        ("self, input_ids, attention_mask, labels", "a, b", "returns 2 values; understood are 5 or 6"),
+        (
+            "self, input_ids, attention_mask, labels",
+            "a, b",
+            "returns 2 values; embeddings, labels and a mask are needed",
+        ),
     ],
 )
 def test_merge_method_that_is_not_understood(tmp_path, calm, signature, returns, complaint):
