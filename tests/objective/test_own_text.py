@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llava_vista import SequenceLayout, VistaConfig, register_estimator
 from llava_vista.config import ESTIMATORS
+from llava_vista.layout import Span
 from llava_vista.objective import AlignmentHead, TextBag
 from llava_vista.objective.own_text import OwnText
 
@@ -55,6 +56,22 @@ def test_equals_a_literal_loop_on_mixed_batches(method: str, seed: int, batch: i
     assert found.chance == pytest.approx(chance, abs=1e-6)
     assert found.margin == pytest.approx(margin, abs=2e-5 if method == "infonce" else 1e-6)
     assert found.own_first == pytest.approx(own_first, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["l2", "cosine", "infonce"])
+def test_samples_that_share_a_row_are_compared(method: str) -> None:
+    """Packing: four samples in two rows are four rows, also those of one row with each other."""
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(0, VOCABULARY, (4, 6), generator=generator)
+    embeds, hidden = torch.randn(VOCABULARY, WIDTH, generator=generator)[ids], torch.randn(4, 6, WIDTH)
+    kind = torch.zeros(4, 6).long()
+    kind[:, 1:3] = 1
+    packed = [tensor.unflatten(0, (2, 2)).flatten(1, 2) for tensor in (embeds, hidden, kind)]
+    spans = tuple(Span(row, start, start + 6) for row in (0, 1) for start in (0, 6))
+    layout = SequenceLayout(text=packed[2] == 0, image=packed[2] == 1, spans=spans)
+    found = AlignmentHead(VistaConfig(method=method))(packed[0], packed[1], layout).own
+    wanted = literal_own_text(method, ids, embeds, hidden, kind)
+    assert [float(value) for value in found] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_an_estimator_without_scores_is_called_with_every_pair(dot: str) -> None:
