@@ -170,9 +170,13 @@ def _probability(p: float | None) -> str:
 
 def format_number(value: float, unit: str, sign: str = "") -> str:
     """Return a value in its unit: 2 digits for points and percent, 4 for nats, 4 significant where nothing is known."""
-    if unit.startswith("nats"):
+    if unit == "nats per token":
         return f"{value:{sign}.4f}"
-    return f"{value:{sign}.4g}" if unit == "as reported" and abs(value) < 1 else f"{value:{sign}.2f}"
+    return (
+        f"{value:{sign}.4g}"
+        if unit in ("as reported", "nats per position") and abs(value) < 1
+        else f"{value:{sign}.2f}"
+    )
 
 
 def _mean_and_spread(numbers: Sequence[float], unit: str) -> str:
