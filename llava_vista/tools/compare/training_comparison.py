@@ -151,12 +151,10 @@ def describe_alignment(runs: Sequence[TrainingRun]) -> str:
     """
     terms = {term["key"]: term for term in summarize_terms(runs)}
     loss, shown = terms.get("vista_loss"), [terms[key] for key in ("vista_margin", "vista_own_first") if key in terms]
-    if (
-        not shown
-        or loss is None
-        or loss["last"] >= loss["first"]
-        or all(term["last"] > term["first"] for term in shown)
-    ):
+    rises = {key: term["last"] - term["first"] for key, term in terms.items()}
+    if CHANCE in rises and "vista_own_first" in rises:
+        rises["vista_own_first"] -= rises[CHANCE]  # smaller batches are easier to be first in
+    if not shown or loss is None or rises["vista_loss"] >= 0 or all(rises[term["key"]] > 0 for term in shown):
         return ""
     numbers = "; ".join(f"{term['name']} {term['first']:.3g} -> {term['last']:.3g}" for term in shown)
     chance = f" (chance {terms[CHANCE]['last']:.3g})" if CHANCE in terms else ""

@@ -78,8 +78,10 @@ def test_arms_without_a_training_are_named_by_their_folders(tmp_path) -> None:
     assert all(row.change == 0 for row in result.scores.rows)
 
 
-def aligned(tmp_path: Path, margin: tuple[float, float], own_first: tuple[float, float]) -> Comparison:
-    """A training whose VISTA loss falls, with margin and own_first from one value to another."""
+def aligned(
+    tmp_path: Path, margin: tuple[float, float], own_first: tuple[float, float], chance: float = 0.0
+) -> Comparison:
+    """A training whose VISTA loss falls, with margin and own_first from one value to another; chance rises."""
     folders = []
     for name, vista in (("base", {"weight": 0.0}), ("vista", {})):
         folder = write_training(tmp_path / name, vista=vista)
@@ -88,7 +90,7 @@ def aligned(tmp_path: Path, margin: tuple[float, float], own_first: tuple[float,
             part = record["step"] / 40
             record["vista_margin"] = margin[0] + part * (margin[1] - margin[0])
             record["vista_own_first"] = own_first[0] + part * (own_first[1] - own_first[0])
-            record["vista_own_first_chance"] = 0.0625
+            record["vista_own_first_chance"] = 0.0625 + part * chance
         (folder / "trainer_state.json").write_text(json.dumps(state))
         folders.append([str(folder)])
     return compare(*folders)
@@ -111,6 +113,11 @@ def test_a_loss_that_fell_without_alignment_is_said(tmp_path, capsys) -> None:
 def test_a_loss_that_fell_with_alignment_is_no_matter(tmp_path) -> None:
     (training,) = aligned(tmp_path, (0.003, 0.056), (0.088, 0.652)).to_dict()["trainings"]
     assert training["alignment"] == ""
+
+
+def test_being_first_among_fewer_is_no_alignment(tmp_path) -> None:
+    (training,) = aligned(tmp_path, (2e-5, 3e-5), (0.07, 0.13), chance=0.08).to_dict()["trainings"]
+    assert "did not rise" in training["alignment"]
 
 
 def test_both_ends_of_a_short_log_share_no_record() -> None:
