@@ -79,8 +79,11 @@ def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[Trainin
         logged = [bool(run.series(key)[0]) for run in (*baseline, *vista)]
         if key == "ce_loss" or all(logged):
             found = _compare_ends(key, task, unit, result)
-            if isinstance(found, str):
-                result.not_compared.append(found)
+            if isinstance(found, str) and key == "ce_loss":
+                question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
+                result.not_compared.append(f"{found}. {question}")
+            elif isinstance(found, str):  # a probe that measured seldom leaves the comparison complete
+                result.notes.append(found)
             else:
                 found.test_seeds(pairing)
                 if found.test is None:
@@ -100,10 +103,7 @@ def _compare_ends(key: str, task: str, unit: str, trainings: TrainingComparison)
     enough = min(END_RECORDS, *(len(run.series(key)[0] if key != "ce_loss" else run.log) for run in runs))
     if not last or len(last) < enough or last[-1] < (1 - END_PART) * reached:
         shared = f"{len(steps)} logged steps, the last of them {steps[-1]} of {reached}" if steps else "no logged step"
-        return (
-            f"{task}: the trainings share {shared}, so their ends cannot be compared. Were they logged at other steps "
-            "(logging_steps), or is much of a log not a number?"
-        )
+        return f"{task}: the trainings share {shared}, so their ends cannot be compared"
     before, after = ([fmean(run.values_at(key, last)) for run in arm] for arm in (trainings.baseline, trainings.vista))
     metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
     return ScoreRow("training", task, metric, unit, before, after, None, arm=trainings.arm)

@@ -153,6 +153,22 @@ def test_the_information_of_the_image_is_compared_over_seeds(tmp_path, capsys) -
     assert "slope of that information" in capsys.readouterr().out
 
 
+def test_information_measured_once_is_no_end(tmp_path) -> None:
+    """As in the demo: the comparison is complete without it."""
+    folders = []
+    for name, vista in (("a", {"weight": 0.0}), ("b", {})):
+        folder = write_training(tmp_path / name, vista=vista, arguments={})
+        probed(folder, 0.2, 0.0)
+        state = json.loads((folder / "trainer_state.json").read_text())
+        for entry in state["log_history"][10:]:
+            entry.pop("vista_information", None)
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        folders.append([str(folder)])
+    result = compare(*folders)
+    note = "information of the image: the trainings share 1 logged steps, the last of them 10 of 40, so their ends"
+    assert result.is_complete and any(text.startswith(note) for text in result.trainings[0].notes)
+
+
 def test_information_in_one_arm_only_is_named(tmp_path) -> None:
     base = write_training(tmp_path / "a", vista={"weight": 0.0})
     vista = probed(write_training(tmp_path / "b", vista={}), 0.2, 0.0)
