@@ -48,6 +48,8 @@ def _add_trainings(report: Report, comparison: Comparison) -> None:
         is_common = len(names) == len(comparison.trainings)
         report.add(Line(mark, text if is_common else f"{', '.join(names)}: {text}"))
     rows = [row for training in comparison.trainings for row in training.rows]
+    tasks = [row.task for row in rows]
+    rows.sort(key=lambda row: tasks.index(row.task))  # the arms of a number beside each other
     if rows:
         report.add(_score_table(rows))
         report.add_lines(NOTE, _grouped((row.task, note) for row in rows for note in row.notes))
@@ -171,7 +173,7 @@ def _probability(p: float | None) -> str:
 def format_number(value: float, unit: str, sign: str = "") -> str:
     """Return a value in its unit: 2 digits for points and percent, 4 for nats, 4 significant where nothing is known."""
     if unit.startswith("nats"):
-        return f"{value:{sign}.4f}"
+        return f"{value:{sign}.{'4f' if unit == 'nats per token' else '3g'}}"
     return f"{value:{sign}.4g}" if unit == "as reported" and abs(value) < 1 else f"{value:{sign}.2f}"
 
 

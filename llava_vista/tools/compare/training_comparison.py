@@ -20,6 +20,13 @@ VISTA_TERMS = {
     "vista_margin": "margin of the own text",
     "vista_own_first": "own text ranked first",
     "vista_information": "information of the image (nats per token)",
+    "vista_information_slope": "slope of that information (nats per position)",
+}
+#: What is compared at the end of the trainings: its name and its unit.
+_COMPARED = {
+    "ce_loss": ("cross-entropy", "nats per token"),
+    "vista_information": ("information of the image", "nats per token"),
+    "vista_information_slope": ("slope of that information", "nats per position"),
 }
 #: The share of ``vista_own_first`` that a ranking by chance has.
 CHANCE = "vista_own_first_chance"
@@ -68,25 +75,38 @@ def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[Trainin
     )
     if result.refusals:
         return result
-    runs = [*baseline, *vista]
-    steps = common_steps(runs)
+    for key, (task, unit) in _COMPARED.items():
+        logged = [bool(run.series(key)[0]) for run in (*baseline, *vista)]
+        if key == "ce_loss" or all(logged):
+            found = _compare_ends(key, task, unit, result)
+            if isinstance(found, str) and key == "ce_loss":
+                question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
+                result.not_compared.append(f"{found}. {question}")
+            elif isinstance(found, str):  # a probe that measured seldom leaves the comparison complete
+                result.notes.append(found)
+            else:
+                found.test_seeds(pairing)
+                if found.test is None:
+                    found.notes.append("one run per arm, so the noise between seeds is not known.")
+                result.rows.append(found)
+        elif any(logged):
+            result.notes.append(f"{key} is not in the log of every run, so it is not compared")
+    return result
+
+
+def _compare_ends(key: str, task: str, unit: str, trainings: TrainingComparison) -> ScoreRow | str:
+    """Return what a logged number was at the end of both arms' trainings, or why that cannot be said."""
+    runs = [*trainings.baseline, *trainings.vista]
+    steps = common_steps(runs, key)
     reached = min(max(record["step"] for record in run.log) for run in runs)
     last = steps[-end_records(len(steps)) :]
-    if not last or len(last) < min(END_RECORDS, *(len(run.log) for run in runs)) or last[-1] < (1 - END_PART) * reached:
+    enough = min(END_RECORDS, *(len(run.series(key)[0] if key != "ce_loss" else run.log) for run in runs))
+    if not last or len(last) < enough or last[-1] < (1 - END_PART) * reached:
         shared = f"{len(steps)} logged steps, the last of them {steps[-1]} of {reached}" if steps else "no logged step"
-        result.not_compared.append(
-            f"cross-entropy: the trainings share {shared}, so their ends cannot be compared. Were they logged at other "
-            "steps (logging_steps), or is much of a log not a number?"
-        )
-        return result
-    before, after = ([fmean(run.values_at("ce_loss", last)) for run in arm] for arm in (baseline, vista))
+        return f"{task}: the trainings share {shared}, so their ends cannot be compared"
+    before, after = ([fmean(run.values_at(key, last)) for run in arm] for arm in (trainings.baseline, trainings.vista))
     metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
-    row = ScoreRow("training", "cross-entropy", metric, "nats per token", before, after, None, arm=arm)
-    row.test_seeds(pairing)
-    if row.test is None:
-        row.notes.append("one run per arm, so the noise between seeds is not known.")
-    result.rows.append(row)
-    return result
+    return ScoreRow("training", task, metric, unit, before, after, None, arm=trainings.arm)
 
 
 def describe_vista(run: TrainingRun) -> str:
@@ -131,12 +151,10 @@ def describe_alignment(runs: Sequence[TrainingRun]) -> str:
     """
     terms = {term["key"]: term for term in summarize_terms(runs)}
     loss, shown = terms.get("vista_loss"), [terms[key] for key in ("vista_margin", "vista_own_first") if key in terms]
-    if (
-        not shown
-        or loss is None
-        or loss["last"] >= loss["first"]
-        or all(term["last"] > term["first"] for term in shown)
-    ):
+    rises = {key: term["last"] - term["first"] for key, term in terms.items()}
+    if CHANCE in rises and "vista_own_first" in rises:
+        rises["vista_own_first"] -= rises[CHANCE]  # smaller batches are easier to be first in
+    if not shown or loss is None or rises["vista_loss"] >= 0 or all(rises[term["key"]] > 0 for term in shown):
         return ""
     numbers = "; ".join(f"{term['name']} {term['first']:.3g} -> {term['last']:.3g}" for term in shown)
     chance = f" (chance {terms[CHANCE]['last']:.3g})" if CHANCE in terms else ""

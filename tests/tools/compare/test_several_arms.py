@@ -78,8 +78,10 @@ def test_arms_without_a_training_are_named_by_their_folders(tmp_path) -> None:
     assert all(row.change == 0 for row in result.scores.rows)
 
 
-def aligned(tmp_path: Path, margin: tuple[float, float], own_first: tuple[float, float]) -> Comparison:
-    """A training whose VISTA loss falls, with margin and own_first from one value to another."""
+def aligned(
+    tmp_path: Path, margin: tuple[float, float], own_first: tuple[float, float], chance: float = 0.0
+) -> Comparison:
+    """A training whose VISTA loss falls, with margin and own_first from one value to another; chance rises."""
     folders = []
     for name, vista in (("base", {"weight": 0.0}), ("vista", {})):
         folder = write_training(tmp_path / name, vista=vista)
@@ -88,7 +90,7 @@ def aligned(tmp_path: Path, margin: tuple[float, float], own_first: tuple[float,
             part = record["step"] / 40
             record["vista_margin"] = margin[0] + part * (margin[1] - margin[0])
             record["vista_own_first"] = own_first[0] + part * (own_first[1] - own_first[0])
-            record["vista_own_first_chance"] = 0.0625
+            record["vista_own_first_chance"] = 0.0625 + part * chance
         (folder / "trainer_state.json").write_text(json.dumps(state))
         folders.append([str(folder)])
     return compare(*folders)
@@ -113,7 +115,63 @@ def test_a_loss_that_fell_with_alignment_is_no_matter(tmp_path) -> None:
     assert training["alignment"] == ""
 
 
+def test_being_first_among_fewer_is_no_alignment(tmp_path) -> None:
+    (training,) = aligned(tmp_path, (2e-5, 3e-5), (0.07, 0.13), chance=0.08).to_dict()["trainings"]
+    assert "did not rise" in training["alignment"]
+
+
 def test_both_ends_of_a_short_log_share_no_record() -> None:
     assert means_at_both_ends([4.0, 1.0]) == (4.0, 1.0) and means_at_both_ends([2.0]) == (2.0, 2.0)
     assert means_at_both_ends([6.0, 4.0, 9.0, 2.0, 0.0]) == (5.0, 1.0)
     assert means_at_both_ends([1.0] * 50 + [2.0] * 50) == (1.0, 2.0)
+
+
+def probed(folder: Path, base: float, slope: float) -> str:
+    """Add what ``--vista_probe_steps 10`` logs to a training: information, rising by 0.01 each time, and its slope."""
+    path = folder / "trainer_state.json"
+    state = json.loads(path.read_text())
+    for entry in state["log_history"][9:40:10]:
+        entry |= {"vista_information": base + entry["step"] / 1000, "vista_information_slope": slope}
+    path.write_text(json.dumps(state))
+    return str(folder)
+
+
+def test_the_information_of_the_image_is_compared_over_seeds(tmp_path, capsys) -> None:
+    changes, runs = (0.1, 0.11, 0.09), {"a": [], "b": []}
+    for seed, change in enumerate(changes):
+        for name, vista, added in (("a", {"weight": 0.0}, 0.0), ("b", {}, change)):
+            folder = write_training(tmp_path / f"{name}{seed}", vista=vista, arguments={"seed": seed})
+            runs[name].append(probed(folder, 0.2 + seed / 10 + added, 0.001 * (1 + seed * added)))
+    cross_entropy, information, slope = compare(runs["a"], runs["b"]).trainings[0].rows
+    assert cross_entropy.change == 0 and cross_entropy.verdict == "n/a"
+    assert information.metric == "mean of the last 3 records (steps 20 to 40)"
+    assert information.baseline == pytest.approx([0.23, 0.33, 0.43])
+    half = 4.30265 * 0.01 / 3**0.5
+    assert information.interval_95 == pytest.approx((0.1 - half, 0.1 + half), rel=1e-4)
+    assert information.verdict == "higher" and slope.change == pytest.approx(0.001 * (0.11 + 0.18) / 3)
+    assert cli.main(["compare", "--baseline", *runs["a"], "--vista", *runs["b"]]) == 0
+    assert "slope of that information" in capsys.readouterr().out
+
+
+def test_information_measured_once_is_no_end(tmp_path) -> None:
+    """As in the demo: the comparison is complete without it."""
+    folders = []
+    for name, vista in (("a", {"weight": 0.0}), ("b", {})):
+        folder = write_training(tmp_path / name, vista=vista, arguments={})
+        probed(folder, 0.2, 0.0)
+        state = json.loads((folder / "trainer_state.json").read_text())
+        for entry in state["log_history"][10:]:
+            entry.pop("vista_information", None)
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        folders.append([str(folder)])
+    result = compare(*folders)
+    note = "information of the image: the trainings share 1 logged steps, the last of them 10 of 40, so their ends"
+    assert result.is_complete and any(text.startswith(note) for text in result.trainings[0].notes)
+
+
+def test_information_in_one_arm_only_is_named(tmp_path) -> None:
+    base = write_training(tmp_path / "a", vista={"weight": 0.0})
+    vista = probed(write_training(tmp_path / "b", vista={}), 0.2, 0.0)
+    (training,) = compare([str(base)], [vista]).trainings
+    assert len(training.rows) == 1
+    assert "vista_information is not in the log of every run, so it is not compared" in training.notes
