@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 [ "$name" != lmms-eval ] || llava=$(scripts/make_env.sh llava)
 env=.venvs/$name
 stamp=$env/.made-by
-want=$(cksum < scripts/make_env.sh; cksum < pyproject.toml; cksum < llava_vista/hooks/llava_vista.pth; cksum < llava_vista/hooks/startup.py)
+want=$(cksum < scripts/make_env.sh; cksum < pyproject.toml; cksum < llava_vista/hooks/llava_vista.pth; cksum < llava_vista/hooks/llava_vista_startup.py)
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   {

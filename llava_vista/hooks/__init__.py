@@ -14,8 +14,8 @@ import atexit
 
 from ..config import VistaConfig
 from . import post_import
+from .process_signs import tell_if_not_probed
 from .request import REQUEST
-from .startup import tell_if_not_probed
 
 #: Module of the host -> the module of this folder that patches it.
 HOOKS = {

@@ -23,9 +23,9 @@ from ..errors import ProbeError
 from ..logging import say, warn_once
 from ..objective import AlignmentHead, Text
 from .image_information import Information, measure, output_head, slope_sums
+from .process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from .refusals import refuse_what_cannot_be
 from .run_record import versions
-from .startup import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 
 FILE_NAME = "probe.json"
 BATCHES = 16

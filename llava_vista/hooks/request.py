@@ -20,7 +20,7 @@ from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, misspelt, read_fla
 from ..errors import ConfigError
 from ..logging import say, warn_once
 from .flags import read_words
-from .startup import children_seconds, optimizer_was_made
+from .process_signs import children_seconds, optimizer_was_made
 
 #: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).
 LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..attach.patching import Replacement
 from ..config import VistaConfig
+from .process_signs import PROBE_VARIABLE
 from .request import REQUEST
-from .startup import PROBE_VARIABLE
 from .trainer_session import TrainingSession
 
 

@@ -15,7 +15,7 @@ from findings import Findings, NotRun, Options, require
 #: Beside the wheels: the start-up hook, which only an installed package has as a .pth file, and what LLaVA's trainer
 #: imports of DeepSpeed when it saves, also where DeepSpeed is not used.
 FILES = {
-    "sitecustomize.py": "from llava_vista.hooks import startup\n\nstartup.start()\n",
+    "sitecustomize.py": "from llava_vista.hooks import llava_vista_startup\n\nllava_vista_startup.start()\n",
     "deepspeed/__init__.py": "from . import zero\n",
     "deepspeed/zero.py": "class GatheredParameters: ...\n",
     "deepspeed/runtime/__init__.py": "",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,9 @@ from tiny_llava import build, make_batch
 
 from llava_vista import cli
 from llava_vista.errors import ProbeError
-from llava_vista.hooks import startup
 from llava_vista.tools.probe.forward_trace import Tracer
 
 pytestmark = pytest.mark.environments("llava")
-
-
-@pytest.fixture(autouse=True)
-def own_startup(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start-up hook of this checkout, whatever was installed."""
-    folder = tmp_path / "startup"
-    folder.mkdir()
-    shutil.copy(startup.__file__, folder / "llava_vista_startup.py")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
 def command(start: str, tower: str, output: Path, *words: str) -> list[str]:

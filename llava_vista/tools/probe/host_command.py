@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from ...errors import ConfigError, ProbeError
-from ...hooks.startup import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
+from ...hooks.process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from ..kit.json_files import read_object
 
 FILE_NAME = "probe.json"

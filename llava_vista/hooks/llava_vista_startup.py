@@ -1,16 +1,16 @@
 """Called at every start of this environment's Python, by the line of ``llava_vista.pth``: may VISTA be asked for?
 
-Installed as the top-level module ``llava_vista_startup``, so that a start that did not ask imports no package. It reads
-the environment and the command line, and opens no file. (`from __future__` would be one more import at every start.)
+Installed as a top-level module (pyproject.toml), not as a part of the package, so that a start that did not ask imports
+no package. It reads the environment and the command line, and opens no file. (`from __future__` would be one more
+import at every start.)
 """
 
 import os
 import sys
 
-#: A folder: measure instead of training (hooks/host_probe.py), over so many batches.
-PROBE_VARIABLE, PROBE_BATCHES_VARIABLE = "LLAVA_VISTA_PROBE", "LLAVA_VISTA_PROBE_BATCHES"
-#: LLAVA_VISTA is the user's; LLAVA_VISTA_REQUEST is what a parent process was asked for (hooks/request.py).
-VARIABLES = ("LLAVA_VISTA", "LLAVA_VISTA_REQUEST", PROBE_VARIABLE)
+#: LLAVA_VISTA and LLAVA_VISTA_PROBE (hooks/host_probe.py) are the user's; LLAVA_VISTA_REQUEST is what a parent process
+#: was asked for (hooks/request.py).
+VARIABLES = ("LLAVA_VISTA", "LLAVA_VISTA_PROBE", "LLAVA_VISTA_REQUEST")
 FLAGS = ("--vista", "--no-vista", "--no_vista")
 #: Trainers that read configuration files, in which VISTA's keys may be: their commands, and the scripts they start.
 TRAINERS = ("trl", "llamafactory-cli", "swift")
@@ -23,7 +23,7 @@ def start() -> None:
         try:
             from llava_vista.hooks import listen
         except ImportError as error:
-            found = next((name for name in ("LLAVA_VISTA", PROBE_VARIABLE) if os.environ.get(name)), None)
+            found = next((name for name in VARIABLES[:2] if os.environ.get(name)), None)
             if found:
                 _warn(f"{found} is set, but llava-vista cannot be imported ({error}). Install it again.")
         else:
@@ -56,42 +56,17 @@ def may_ask(words: list[str], program: list[str]) -> bool:
 
 def tell_if_set_too_late() -> None:
     """Warn, at exit, where LLAVA_VISTA was set in a running process, which no hook was there to read."""
-    if os.environ.get("LLAVA_VISTA") and "llava_vista.hooks" not in sys.modules and optimizer_was_made():
+    if not os.environ.get("LLAVA_VISTA") or "llava_vista.hooks" in sys.modules:
+        return
+    try:
+        from llava_vista.hooks.process_signs import optimizer_was_made
+    except ImportError:
+        return
+    if optimizer_was_made():
         _warn(
             f"LLAVA_VISTA={os.environ['LLAVA_VISTA']} was set when Python was running already, and had no effect. Set "
             "it before the start (of a notebook's kernel, too), or call llava_vista.install()."
         )
-
-
-def tell_if_not_probed() -> None:
-    """Warn, at exit, where a measurement was asked for and the process trained. After one, no process gets here."""
-    if os.environ.get(PROBE_VARIABLE) and optimizer_was_made():
-        _warn(f"{PROBE_VARIABLE} is set, but nothing was measured: this process trained without transformers.Trainer.")
-
-
-def optimizer_was_made() -> bool:
-    """Return whether this process has had an optimizer of torch, and so has probably trained something.
-
-    ``torch.optim.Optimizer`` wraps the ``step`` of a class when the first instance is made, and marks it as hooked.
-    """
-    base = getattr(sys.modules.get("torch.optim"), "Optimizer", None)
-    classes = [] if base is None else [base]
-    while classes:
-        cls = classes.pop()
-        if getattr(cls.step, "hooked", False):
-            return True
-        classes += cls.__subclasses__()
-    return False
-
-
-def children_seconds() -> float:
-    """Return the CPU time of the child processes that have ended (seconds)."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _warn(message: str) -> None:
