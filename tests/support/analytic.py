@@ -98,6 +98,9 @@ class Reader(nn.Module):
 class AnalyticAdapter(Adapter):
     classes = (f"{__name__}.Reader",)
 
+    def image_ids(self, model):
+        return (PLACEHOLDER,)
+
     def decoder(self, model):
         return model.decoder
 

@@ -177,9 +177,9 @@ def test_merge_method_that_is_not_understood(tmp_path, calm, signature, returns,
 
 
 def test_problem_of_several_classes_is_one(tmp_path, calm):
-    files = host("cambrian/model/a.py", "A", (S6[0], 10)) | host("cambrian/model/b.py", "B", (S6[0], 10))
+    files = host("cambrian/model/a.py", "A", (S6[0], 2)) | host("cambrian/model/b.py", "B", (S6[0], 2))
     [line] = wrong_lines(write(tmp_path, files))
-    assert "generic for A, B: Meta.prepare_inputs_labels_for_multimodal returns 10 values" in line
+    assert "generic for A, B: Meta.prepare_inputs_labels_for_multimodal returns 2 values" in line
 
 
 @pytest.mark.parametrize("method", [None, ("something_else(self)", 1)])
