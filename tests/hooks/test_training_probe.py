@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from native_models import FAMILIES
 from stand_in import IMAGE_LABEL, Rows, StandIn, StandInAdapter, arguments, build, collate
 from torch import nn
@@ -15,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from llava_vista import ConfigError, VistaConfig, install, register_adapter, uninstall
 from llava_vista.adapters import ADAPTERS
+from llava_vista.attach.observation import Observer, Recorder
 from llava_vista.config import read_environment
 from llava_vista.hooks.host_probe import HostProbe
 from llava_vista.tools.probe.forward_trace import Tracer
@@ -54,17 +56,22 @@ def train(
     return trainer
 
 
+@torch.no_grad()
 def traced_information(model: nn.Module, batch: dict) -> tuple[float, float, int]:
     """Mean, slope over the number of the token in its sample, and count: literal loops over the probe's own passes."""
     with Tracer(model.eval()) as tracer:
         tracer._layout = lambda: tracer._recorder.last.layout  # rows without an image are left out below
         seen, blind = (tracer.trace(batch, blind=blind) for blind in (False, True))
+    observer = Observer(model, recorder := Recorder())
+    model(**batch)
+    observer.remove()
+    labels = recorder.last.labels  # of the merged sequence, where the host merges
     has_image = seen.layout.image.any(dim=1)
     values, xy, xx = [], 0.0, 0.0
     for row in has_image.nonzero().flatten().tolist():
-        at = (batch["labels"][row] >= 0).nonzero().flatten()
+        at = (labels[row, 1:] >= 0).nonzero().flatten() + 1
         scores = [trace.logits[row].double().log_softmax(dim=-1) for trace in (seen, blind)]
-        nats = [float((scores[0] - scores[1])[i - 1, batch["labels"][row, i]]) for i in at.tolist()]
+        nats = [float((scores[0] - scores[1])[i - 1, labels[row, i]]) for i in at.tolist()]
         middle = (len(nats) + 1) / 2
         xy += sum((number - middle) * value for number, value in enumerate(nats, start=1))
         xx += sum((number - middle) ** 2 for number in range(1, len(nats) + 1))
@@ -73,7 +80,7 @@ def traced_information(model: nn.Module, batch: dict) -> tuple[float, float, int
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not name.endswith("merging")])
-def test_a_class_is_measured_and_trains_as_without(tmp_path, name: str) -> None:
+def test_a_class_is_measured_and_trains_as_without(tmp_path, name: str, caplog) -> None:
     def model() -> nn.Module:
         torch.manual_seed(0)
         return FAMILIES[name].build()
@@ -84,6 +91,11 @@ def test_a_class_is_measured_and_trains_as_without(tmp_path, name: str) -> None:
     for key, value in plain.model.state_dict().items():
         assert torch.equal(probed.model.state_dict()[key], value), key
     records = [record for record in probed.state.log_history if "loss" in record]
+    if (name, transformers.__version__[:4]) == ("LlavaNextVideoForConditionalGeneration", "4.44"):
+        # It hands positions that start again at the padding to the next merge, as packed rows have them.
+        assert not any(set(KEYS) & set(record) for record in records)
+        assert "cannot measure: several samples share a row" in caplog.text
+        return
     assert all(set(KEYS) <= set(record) for record in records)
     # The first step's batch is one of the three: the untrained model on it.
     wanted = [traced_information(model(), batch) for batch in data.rows]
