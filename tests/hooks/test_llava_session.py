@@ -79,7 +79,8 @@ def test_flag_trains_with_vista(tower_path, baseline, flagged) -> None:
         assert record["vista_aligned_samples"] > 0
     assert records[-1]["vista_loss"] < records[0]["vista_loss"]  # it is trained on
     assert set(records[0]) - set(plain[0]) == {
-        "vista_loss", "vista_similarity", "vista_aligned_samples", "ce_loss",
+        "vista_loss", "vista_similarity", "vista_aligned_samples", "ce_loss", "vista_margin", "vista_own_first",
+        "vista_own_first_chance",
     }  # fmt: skip
     assert set(plain[0]) - set(records[0]) == set()
     assert weights(flagged).keys() == weights(baseline).keys()

@@ -49,13 +49,10 @@ def test_skip_drops_the_batch_and_counts_it(tower_path, tmp_path) -> None:
     from llava_vista import register_estimator
     from llava_vista.config import ESTIMATORS
 
-    calls = []
-
     @register_estimator("fragile")
     def fragile(anchors, bag):
-        calls.append(1)
         value = (anchors * bag.vector).sum(-1)
-        return value / 0 if len(calls) % 4 == 1 else value  # each batch asks twice: loss and similarity
+        return value / 0 if trainer.state.global_step % 2 == 0 else value
 
     try:
         trainer = make_trainer(ModelArguments(tower_path, "1"), arguments(tmp_path, logging_steps=STEPS))

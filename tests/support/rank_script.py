@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import tiny_train
+import torch
 
 rank, case = int(os.environ["RANK"]), os.environ["RANK_CASE"]
 
@@ -21,9 +22,9 @@ if case == "nan":
 
     @register_estimator("breaks_on_rank_1")
     def breaks_on_rank_1(anchors, bag):
-        calls.append(1)
         value = (anchors * bag.vector).sum(-1)
-        return value / 0 if rank == 1 and len(calls) == 5 else value  # two calls a batch: loss and similarity
+        calls.extend([1] * torch.is_grad_enabled())  # the loss; without gradients it is the log's similarity and margin
+        return value / 0 if rank == 1 and torch.is_grad_enabled() and len(calls) == 3 else value
 
     os.environ["LLAVA_VISTA"] = "method=breaks_on_rank_1,weight=0.001"
 if case != "off" or rank == 0:
