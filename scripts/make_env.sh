@@ -51,7 +51,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
         # Its requirements would bring another transformers, torchvision, opencv and 40 more that a task of LLaVA's does not
         # import. 0.7.3 is the newest; pandas, pyarrow and datasets go with LLaVA's numpy.
         $pip --no-deps lmms-eval==0.7.3
-        $pip "numpy<2" datasets==2.19.2 "pandas<2.3" "pyarrow<18" evaluate jsonlines pytablewriter sacrebleu scikit-learn openai \
+        # It imports filelock._api, which filelock 4.3 no longer has
+        $pip "filelock<4.3" "numpy<2" datasets==2.19.2 "pandas<2.3" "pyarrow<18" evaluate jsonlines pytablewriter sacrebleu scikit-learn openai \
           httpx nltk tqdm-multiprocess zstandard sympy latex2sympy2==1.9.1 loguru tenacity zss python-dotenv openpyxl
         ;;
       *)

@@ -61,8 +61,7 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | 
         stop_at_problems(checklist, "evaluated")
     for model in models:
         output = _results_folder(model, LMMS_EVAL)
-        earlier = read_lmms_eval(output) if output.is_dir() else None
-        done = {key.task for key in earlier.scores} if earlier else set()
+        done = _scored(output)
         left = [task for task in tasks if task not in done]
         print(f"\n# {model}: {len(tasks) - len(left)} tasks are done, to do: {' '.join(left) or 'nothing'}")
         for task in left:
@@ -74,9 +73,21 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | 
                 raise ReproduceError(
                     f"{task} failed for {model}. What is done is kept, so the command can be repeated."
                 )
+            if not dry_run and _scored(output) == done:  # lmms-eval ends with 0 after some of its errors
+                raise ReproduceError(
+                    f"{task} for {model}: lmms-eval ended without an error and without a new score in {output}. The "
+                    "reason is in its output above."
+                )
+            done = done if dry_run else _scored(output)
     if len(settings.arms) == 2:
         print("\n# then\n" + quoted(["llava-vista", *compare_words(settings, expected=LMMS_EVAL)]))
     return 1 if checklist.problems else 0
+
+
+def _scored(output: Path) -> set[str]:
+    """Return the tasks that lmms-eval has scored in a folder."""
+    found = read_lmms_eval(output) if output.is_dir() else None
+    return {key.task for key in found.scores} if found else set()
 
 
 def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) -> list[str]:
