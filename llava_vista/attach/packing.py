@@ -105,6 +105,8 @@ def _starts_by_mask(signals: Mapping[str, Any], shape: torch.Size) -> Tensor | N
     if mask is None:
         return None
     if mask.ndim in (3, 4):
+        if mask.shape[-2:] != (shape[1], shape[1]):
+            raise LayoutError(f"attention_mask {tuple(mask.shape)} does not fit input_ids {tuple(shape)}.")
         return _after_first(~_allowed(mask).diagonal(offset=-1, dim1=-2, dim2=-1)).expand(shape)
     if mask.shape != shape or mask.dtype == torch.bool:
         return None

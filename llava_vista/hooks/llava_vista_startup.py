@@ -23,7 +23,7 @@ def start() -> None:
         try:
             from llava_vista.hooks import listen
         except ImportError as error:
-            found = next((name for name in VARIABLES[:2] if os.environ.get(name)), None)
+            found = next((name for name in VARIABLES if os.environ.get(name)), None)
             if found:
                 _warn(f"{found} is set, but llava-vista cannot be imported ({error}). Install it again.")
         else:

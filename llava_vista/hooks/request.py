@@ -34,13 +34,12 @@ _CHILD_SECONDS = 1.0
 class Parse:
     """What one parse of a host's arguments says of VISTA.
 
-    ``flags`` has ``vista`` and ``vista_<option>`` as given, ``source`` says where, ``folders`` are the output
-    directories of the training arguments that it made, ``acted`` is whether a training or attach() made use of it.
+    ``flags`` has ``vista`` and ``vista_<option>`` as given, ``source`` says where, ``acted`` is whether a training or
+    attach() made use of it.
     """
 
     flags: dict[str, Any]
     source: str
-    folders: set[str] = field(default_factory=set)
     is_loose: bool = True  # it made no training arguments, so it speaks for those that no parse made
     acted: bool = False
     #: references to all objects that it made
@@ -80,12 +79,15 @@ class Requests:
         self._latest: Parse | None = None
         #: id of an argument object -> (a reference to it, its parse)
         self._made: dict[int, tuple[Callable[[], Any], Parse]] = {}
+        #: output directory of training arguments -> the last parse that made such
+        self._by_folder: dict[str, Parse] = {}
         self._asked: list[Parse] = []
         self._acted = False
         self._words_are_others = False
         self._notes: set[str] = set()
         self._inherited: dict[str, Any] = {}
-        self._parent_installed: VistaConfig | None = None
+        #: as its options: a VistaConfig imports torch, and a child process may register its method only later
+        self._parent_installed: dict[str, Any] | None = None
         self._parent_source = ""
         self._handed_down = ""
 
@@ -99,7 +101,7 @@ class Requests:
         if text and text != self._handed_down:  # not what this process itself has set for its children
             handed = json.loads(text)
             self._inherited = handed["flags"]
-            self._parent_installed = None if handed["installed"] is None else VistaConfig(**handed["installed"])
+            self._parent_installed = handed["installed"]
             self._parent_source = handed["source"]
             self._words_are_others = handed["words_are_others"]
         self._hand_down()
@@ -131,7 +133,8 @@ class Requests:
         if words is None and flags:
             source = f"the key {FLAG}" if FLAG in flags else "the keys " + ", ".join(flags)
         parse = Parse(dict(flags), source)
-        asks = resolve({**self._inherited, **parse.flags}, self.installed, _environment()).config is not None
+        given = {**self._inherited, **parse.flags}
+        asks = resolve(given, self._installed_or_inherited(), _environment()).config is not None
         own = {word for word in sys.argv[1:] if vista_key(word)}
         if words is not None and own and own <= set(words):
             self._command_line = parse
@@ -140,7 +143,8 @@ class Requests:
             self._remember(result, parse)
             if isinstance(result, training_arguments):
                 parse.is_loose = False
-                parse.folders.add(os.path.abspath(str(result.output_dir)))
+                if _folder_of(result):
+                    self._by_folder[_folder_of(result)] = parse
         if parse.is_loose:
             self._loose = parse
         if parse.flags and asks:
@@ -178,7 +182,7 @@ class Requests:
         parse, words = self._parse_of(arguments), self._unread_words()
         flags = {**self._inherited, **(parse.flags if parse else {}), **words}
         environment = _environment()
-        resolved = resolve(flags, self.installed or self._parent_installed, environment)
+        resolved = resolve(flags, self._installed_or_inherited(), environment)
         for note in (*resolved.notes, *self._applied_once(resolved.config)):
             if note not in self._notes:
                 self._notes.add(note)
@@ -198,6 +202,11 @@ class Requests:
             source = f"{ENVIRONMENT_VARIABLE}={environment}"
         return Settled(resolved.config, source, is_certain=not words, parse=parse)
 
+    def _installed_or_inherited(self) -> VistaConfig | None:
+        if self.installed is None and self._parent_installed is not None:
+            return VistaConfig(**self._parent_installed)
+        return self.installed
+
     def config(self, arguments: Any = None) -> VistaConfig | None:
         """Return the configuration of `settle`."""
         return self.settle(arguments).config
@@ -206,12 +215,8 @@ class Requests:
         reference, parse = self._made.get(id(arguments), (None, None))
         if parse is not None and reference is not None and reference() is arguments:
             return parse
-        folder = getattr(arguments, "output_dir", None)
-        if folder is not None:  # a copy of arguments that a parse made: one output directory is one run
-            for _, parse in reversed(self._made.values()):
-                if os.path.abspath(str(folder)) in parse.folders:
-                    return parse
-        return self._command_line or self._loose
+        # A copy of arguments that a parse made: one output directory is one run.
+        return self._by_folder.get(_folder_of(arguments)) or self._command_line or self._loose
 
     def _unread_words(self) -> dict[str, Any]:
         """Return VISTA's flags on this process's command line, where no HfArgumentParser has read them."""
@@ -241,8 +246,9 @@ class Requests:
 
     def _warn_of_other_arguments(self, parse: Parse | None, arguments: Any) -> None:
         """Warn where VISTA is off because these arguments are not those of the parse that asked for it."""
-        if parse is not None or arguments is None:
-            return
+        own = parse is not None and (parse.flags or any(made() is arguments for made in parse.made))
+        if arguments is None or own or _folder_of(arguments) in self._by_folder:
+            return  # off by the request of these very arguments
         for asked in self._asked:
             warn_once(
                 f"this training is without VISTA: {asked.source} asked for it with other training arguments than this "
@@ -268,7 +274,7 @@ class Requests:
         """Set the environment variable from which a child process reads this process's request."""
         parse = self._latest if self._latest is not None and self._latest.flags else self._command_line
         flags = {**self._inherited, **(parse.flags if parse else {})}
-        installed = self.installed or self._parent_installed
+        installed = self._parent_installed if self.installed is None else self.installed.to_dict()
         # Words that no parser has read yet go by the command line itself, which a spawned process has too.
         if not (flags or installed or self._words_are_others or read_words(sys.argv[1:])):
             os.environ.pop(INHERITED_VARIABLE, None)
@@ -277,7 +283,7 @@ class Requests:
         handed = {
             "source": f"{asker} in the parent process" if asker else self._parent_source,
             "flags": flags,
-            "installed": None if installed is None else installed.to_dict(),
+            "installed": installed,
             "words_are_others": self._words_are_others,
         }
         self._handed_down = os.environ[INHERITED_VARIABLE] = json.dumps(handed)
@@ -310,6 +316,12 @@ class Requests:
         except ConfigError as error:
             return [f"words that cannot be read ({error})"]
         return [] if settled.config is None or self._words_are_others else [settled.source]
+
+
+def _folder_of(arguments: Any) -> str:
+    """Return the output directory of training arguments; "" where there is none."""
+    folder = getattr(arguments, "output_dir", None)
+    return "" if folder is None else os.path.abspath(str(folder))
 
 
 def _environment() -> str | None:

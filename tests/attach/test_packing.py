@@ -13,7 +13,7 @@ from native_models import FAMILIES, IMAGE, LLAVA, VIDEO
 
 from llava_vista import LayoutError, VistaConfig, attach
 from llava_vista.attach.observation import Observer, Recorder
-from llava_vista.attach.packing import attended
+from llava_vista.attach.packing import attended, sample_starts
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -256,3 +256,10 @@ def test_samples_are_the_batch_of_infonce() -> None:
     model(**pack(samples), **signals(model, samples)["positions"])
     assert float(handle.loss()) > 0.1
     handle.detach()
+
+
+def test_a_mask_of_another_length_is_a_layout_error() -> None:
+    """LLaMA-Factory makes one for a pack of text only: the host's own error must come, not one of ours in its call."""
+    mask = torch.zeros(1, 1, 12, 12)
+    with pytest.raises(LayoutError, match="does not fit input_ids"):
+        sample_starts({"attention_mask": mask}, torch.Size((1, 10)), mask.device)

@@ -73,6 +73,32 @@ def test_copies_of_the_arguments_are_the_same_run_and_others_are_not(tmp_path: P
     assert "without VISTA: --vista asked for it with other training arguments" in caplog.text
 
 
+def test_arguments_of_no_parse_beside_another_parse_are_told_that_they_train_without(tmp_path: Path, caplog) -> None:
+    @dataclasses.dataclass
+    class Data:
+        path: str = "x"
+
+    listen()
+    asked = parse(tmp_path, "--vista")
+    HfArgumentParser(Data).parse_dict({})  # it made no training arguments, and asks for nothing
+    copied = dataclasses.replace(asked, learning_rate=1e-4)
+    del asked  # a copy is the same run, also when the original is gone
+    assert REQUEST.config(copied) == VistaConfig()
+    with caplog.at_level("WARNING", logger="llava_vista"):
+        assert REQUEST.config(TrainingArguments(str(tmp_path / "other"), report_to=[])) is None
+    assert "without VISTA: --vista asked for it with other training arguments" in caplog.text
+
+
+def test_a_child_process_imports_nothing_heavy_to_inherit(tmp_path: Path) -> None:
+    """Its configuration may also name a method that the child registers only later."""
+    install(VistaConfig("cosine"))
+    handed = os.environ["LLAVA_VISTA_REQUEST"].replace("cosine", "registered_later")
+    code = "import sys; print('llava_vista.hooks' in sys.modules, 'torch' in sys.modules)"
+    environment = {**os.environ, "LLAVA_VISTA_REQUEST": handed}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("True False", "")
+
+
 def test_install_after_a_parse_holds_for_arguments_that_no_parse_made(tmp_path: Path) -> None:
     listen()
     asked = parse(tmp_path / "a", "--vista", "--vista_weight", "0")
