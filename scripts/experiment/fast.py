@@ -7,7 +7,7 @@ the same: the order of samples (LLaVA groups by length), and the tower's precisi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ def cosine_with_warmup(step: int, steps: int) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
+def constant_with_warmup(step: int, steps: int) -> float:
+    """Factor on the learning rate, as transformers' ``constant_with_warmup`` schedule."""
+    return min(1.0, step / max(1, math.ceil(WARMUP * steps)))
+
+
 def batches(rows: list[Row], size: int, seed: int) -> Iterator[list[Row]]:
     """All rows once, in an order that depends on the seed alone."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -37,19 +42,34 @@ def batches(rows: list[Row], size: int, seed: int) -> Iterator[list[Row]]:
         yield [rows[index] for index in order[start : start + size]]
 
 
-def train_stage(model: Any, setup: Setup, run: Run, stage: str, rows: list[Row]) -> dict[str, list[float]]:
-    """One stage. Returns the cross-entropy, and the VISTA loss where it acts, of every step."""
+def train_stage(
+    model: Any,
+    setup: Setup,
+    run: Run,
+    stage: str,
+    rows: list[Row],
+    factor: Callable[[int, int], float] = cosine_with_warmup,
+    after_step: Callable[[int], bool] | None = None,
+) -> dict[str, list[float]]:
+    """One stage. Returns the cross-entropy, and the VISTA loss where it acts, of every step.
+
+    Args:
+        factor: on the learning rate, of the step and their number.
+        after_step: called with 0 before the first step and with its number after each; true ends the stage.
+    """
     rate = run.sizes.pretrain_rate if stage == "pretrain" else run.sizes.finetune_rate
     steps = math.ceil(len(rows) / run.sizes.batch)
     model.requires_grad_(stage == "finetune")
     model.multi_modal_projector.requires_grad_(True)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warmup(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps))
     handle = attach(model, VistaConfig(**run.arm.options())) if run.arm.acts_in(stage) else None
     log: dict[str, list[float]] = {"ce": [], "vista": []}
+    ends = after_step or (lambda step: False)
     model.train()
-    for part in batches(rows, run.sizes.batch, run.seed):
+    ends(0)
+    for step, part in enumerate(batches(rows, run.sizes.batch, run.seed), start=1):
         loss = model(**make_batch(part, setup.features, model.device)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -59,6 +79,8 @@ def train_stage(model: Any, setup: Setup, run: Run, stage: str, rows: list[Row])
         found = handle.metrics() if handle else {"ce_loss": loss.item()}
         log["ce"].append(found["ce_loss"])
         log["vista"] += [found["vista_loss"]] if handle else []
+        if ends(step):
+            break
     if handle:
         handle.detach()
     model.requires_grad_(True)

@@ -1,8 +1,9 @@
 """Time to look: at which step of stage 2 a model begins to read colours from the picture, with each arm.
 
 Stage 2 runs at a constant rate. Every few steps two things are read on held-out scenes in which no object has its
-usual colour: the loss on the colours, and what the alignment losses are about. A run ends when the loss has stayed
-below the floor, or at the cap. Arms of a seed share scenes, starting weights and the order of samples.
+usual colour: the loss on the colours, and what the alignment losses are about. Stage 1 is read too, less often. A run
+ends when the loss has stayed below the floor, or at the cap. Arms of a seed share scenes, starting weights and the
+order of samples.
 
     python scripts/experiment/looking.py --seeds 20 [--arms l2-1 ...] [--workers 2] [--reduced]
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -23,13 +25,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from execute import rounded
 from settings import Arm, Run, Sizes, World
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "looking"
 #: Steps between readings, scenes of a reading, nats at which a run has looked, and how often in a row it must be so.
 EVERY, SCENES, FLOOR, STAYS = 10, 64, 0.15, 3
+#: Steps of stage 1 between readings.
+PRETRAIN_EVERY = 40
+#: Digits of a stored value: margins are some 1e-5 of a loss.
+DIGITS = 5
 #: Steps of stage 2 at most. With cross-entropy alone all of the first seeds end well before.
 CAP = 640
 ARMS = {
@@ -105,55 +110,68 @@ def alignment_of(embeds: Any, hidden: Any, layout: Any) -> dict[str, dict[str, f
     return found
 
 
-class Readings:
-    """Reads the held-out scenes; never touches the model's gradients, mode or random state."""
+class HeldOut:
+    """Held-out scenes of a set-up; reading them leaves the model's gradients, mode and random state alone."""
 
     def __init__(self, model: Any, setup: Any, run: Run) -> None:
         import torch
         from encode import IGNORE, Encoder
         from model import make_batch
 
-        from llava_vista.attach.observation import Recorder
+        from llava_vista.attach.observation import Observer, Recorder
 
         encoder = Encoder(setup.tokenizer)
         rows = [encoder.v1(record) for record in setup.records[f"{run.split}/breaking"][:SCENES]]
-        self.batch = make_batch(rows, setup.features)
-        self.colors = torch.isin(self.batch["labels"], torch.tensor(encoder.color_ids)) & (
-            self.batch["labels"] != IGNORE
-        )
-        self.model, self.recorder = model, Recorder()
-        self.values: list[dict[str, Any]] = []
+        self.model, self.batch = model, make_batch(rows, setup.features)
+        labels = self.batch["labels"][:, 1:]
+        self.colors = torch.isin(labels, torch.tensor(encoder.color_ids)) & (labels != IGNORE)
+        recorder = Recorder()
+        observer = Observer(model, recorder)
+        try:
+            self._forward()
+        finally:
+            observer.remove()
+        if recorder.last is None or recorder.last.layout is None:
+            raise RuntimeError("the held-out batch was not observed.")
+        self.layout = recorder.last.layout  # one batch, one layout: no observer is needed beside an arm's own
 
-    def read(self, step: int) -> dict[str, Any]:
-        """Return and keep one reading. The forward pass is the model's own."""
+    def _forward(self) -> Any:
         import torch
-
-        from llava_vista.attach.observation import Observer
 
         training = self.model.training
         self.model.eval()
-        observer = Observer(self.model, self.recorder)
         try:
             with torch.no_grad():
-                logits = self.model(**self.batch).logits[:, :-1].float()
+                return self.model(**self.batch, output_hidden_states=True)
         finally:
-            observer.remove()
             self.model.train(training)
-        wanted, asked = self.batch["labels"][:, 1:], self.colors[:, 1:]
-        logits = logits[:, -wanted.shape[1] :]  # where the host expands images inside its forward, text is at the end
-        nll = torch.nn.functional.cross_entropy(logits[asked], wanted[asked])
-        seen = self.recorder.last
-        if seen is None or seen.layout is None:
-            raise RuntimeError("the held-out batch was not observed.")
-        value = {"step": step, "color_nll": float(nll)}
-        value |= alignment_of(seen.inputs_embeds, seen.last_hidden_state, seen.layout)
-        self.recorder.forget()
-        self.values.append(value)
-        return value
 
-    def has_looked(self) -> bool:
-        last = self.values[-STAYS:]
-        return len(last) == STAYS and all(value["color_nll"] < FLOOR for value in last)
+    def read(self, step: int) -> dict[str, Any]:
+        """Return one reading."""
+        import torch
+
+        output, wanted = self._forward(), self.batch["labels"][:, 1:]
+        logits = output.logits[:, :-1].float()
+        logits = logits[:, -wanted.shape[1] :]  # where the host expands images inside its forward, text is at the end
+        nll = torch.nn.functional.cross_entropy(logits[self.colors], wanted[self.colors])
+        alignment = alignment_of(output.hidden_states[0], output.hidden_states[-1], self.layout)
+        return {"step": step, "color_nll": float(nll), **alignment}
+
+
+def rounded(value: Any) -> Any:
+    """Return plain JSON with few significant digits; what is not finite is null."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return value
+
+
+def has_looked(readings: Sequence[dict[str, Any]]) -> bool:
+    last = readings[-STAYS:]
+    return len(last) == STAYS and all(value["color_nll"] < FLOOR for value in last)
 
 
 def first_below(readings: Sequence[dict[str, Any]], nats: float) -> int | None:
@@ -166,50 +184,39 @@ def look(run: Run, work: Path) -> dict[str, Any]:
     import fast
     import torch
     from encode import Encoder
-    from model import build_model, make_batch
+    from model import build_model
     from prepare import prepare
-
-    from llava_vista import VistaConfig, attach
 
     torch.set_num_threads(1)
     setup, begin = prepare(run, work), time.perf_counter()
     encoder = Encoder(setup.tokenizer)
     torch.manual_seed(run.seed)
     model: Any = build_model(setup)
-    fast.train_stage(model, setup, run, "pretrain", [encoder.plain(record) for record in setup.records["pretrain"]])
-    readings = Readings(model, setup, run)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=run.sizes.finetune_rate, weight_decay=0.0)
+    held_out = HeldOut(model, setup, run)
+    pretrain: list[dict[str, Any]] = []
+    finetune: list[dict[str, Any]] = []
+
+    def read_pretrain(step: int) -> bool:
+        if step % PRETRAIN_EVERY == 0:
+            pretrain.append(held_out.read(step))
+        return False
+
+    def read_finetune(step: int) -> bool:
+        if step % EVERY == 0:
+            finetune.append(held_out.read(step))
+        return has_looked(finetune)
+
+    rows = [encoder.plain(record) for record in setup.records["pretrain"]]
+    fast.train_stage(model, setup, run, "pretrain", rows, fast.cosine_with_warmup, read_pretrain)
     rows = [encoder.v1(record) for record in setup.records["finetune"]]
-    warmup = max(1, round(fast.WARMUP * len(rows) / run.sizes.batch))
-    model.train()
-    readings.read(0)
-
-    def attached() -> Any:
-        return attach(model, VistaConfig(**run.arm.options())) if run.arm.acts_in("finetune") else None
-
-    handle = attached()
-    for step, part in enumerate(fast.batches(rows, run.sizes.batch, run.seed), start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = run.sizes.finetune_rate * min(1.0, step / warmup)
-        loss = model(**make_batch(part, setup.features)).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % EVERY:
-            continue
-        if handle is not None:
-            handle.detach()
-        readings.read(step)
-        if readings.has_looked():
-            break
-        handle = attached()
+    fast.train_stage(model, setup, run, "finetune", rows, fast.constant_with_warmup, read_finetune)
     return {
         "run": run.record(),
-        "readings": rounded(readings.values),
-        "steps_to_1": first_below(readings.values, 1.0),
-        "steps_to_0.3": first_below(readings.values, 0.3),
-        "converged": readings.has_looked(),
+        "pretrain": rounded(pretrain),
+        "readings": rounded(finetune),
+        "steps_to_1": first_below(finetune, 1.0),
+        "steps_to_0.3": first_below(finetune, 0.3),
+        "converged": has_looked(finetune),
         "cap": run.sizes.finetune_steps,
         "seconds": round(time.perf_counter() - begin, 1),
         "base": setup.fingerprint,
