@@ -20,7 +20,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     rm -rf "$env"
     "${PYTHON:-python3}" -m venv "$env"
     pip="$env/bin/python -m pip install --quiet --disable-pip-version-check"
-    common="pytest pytest-xdist hypothesis matplotlib scipy packaging"
+    common="pytest pytest-xdist hypothesis matplotlib scipy jinja2 packaging"
     echo "Installing environment $name into $env (a few minutes)"
     case $name in
       llava)

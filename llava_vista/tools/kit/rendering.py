@@ -1,6 +1,6 @@
 """A report as terminal text, as Markdown, and as one self-contained HTML page.
 
-The page's style is in ``report.html``.
+Markdown and HTML are jinja2 templates (``templates/``); text needs no dependency.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .report import NOTE, WRONG, Block, Figure, Heading, Line, Report, Table
+from .extras import requires_extra
+from .report import Block, Heading, Line, Report, Table
 
 WIDTH = 110
 
 
-_HTML_CLASSES = {WRONG: ' class="wrong"', NOTE: ' class="note"'}
 _COLORS = {"  !!  ": "31;1", "  ok  ": "32", "  --  ": "2"}
 
 
@@ -81,26 +80,12 @@ def _text_table(table: Table) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """Return the report as Markdown. Figures are left to the HTML page."""
-    parts: list[str] = []
-    for kind, group in groupby((block for block in report.blocks if not isinstance(block, Figure)), _kind):
-        texts = [_markdown_block(block) for block in group]
-        parts += ["\n".join(texts)] if kind == "item" else texts
-    return "\n\n".join(parts) + "\n"
+    """Return the report as Markdown. Figures are left to the HTML page.
 
-
-def _markdown_block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"{'#' * block.level} {block.text}"
-    if isinstance(block, Table):
-        rule = [" --- " if column in block.left else " ---: " for column in range(len(block.head))]
-        rows = [[f" {cell.replace('|', '/')} " for cell in cells] for cells in (block.head, *block.rows)]
-        return "\n".join(f"|{'|'.join(cells)}|" for cells in (rows[0], rule, *rows[1:]))
-    if isinstance(block, Line):
-        label = f"**{block.label}**: " if block.label else ""
-        text = f"**{block.text}**" if block.mark == WRONG else block.text
-        return f"{'- ' if block.mark else ''}{label}{text}"
-    raise TypeError(block)
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    return _render("report.md.jinja", report.blocks)
 
 
 def to_html(report: Report, figures: Mapping[str, bytes] | None = None, title: str = "llava-vista") -> str:
@@ -110,34 +95,28 @@ def to_html(report: Report, figures: Mapping[str, bytes] | None = None, title: s
         report: a figure of it that is not among ``figures`` is left out.
         figures: SVG by the name of its `Figure`.
         title: of the page.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
     """
-    body = "\n".join(_html_block(block, figures or {}) for block in report.blocks)
-    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    return page.replace("TITLE", escape(title), 1).replace("BODY", body, 1)
+    # As images of their own: the ids inside two SVGs on one page would collide.
+    encoded = {name: base64.b64encode(svg).decode("ascii") for name, svg in (figures or {}).items()}
+    return _render("report.html.jinja", report.blocks, figures=encoded, title=title)
 
 
-def _html_block(block: Block, figures: Mapping[str, bytes]) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
-    if isinstance(block, Table):
-        head, *rows = (_html_row(block, cells, tag) for cells, tag in
-                       ((block.head, "th"), *((cells, "td") for cells in block.rows)))  # fmt: skip
-        return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
-    if isinstance(block, Line):
-        label = f"<b>{escape(block.label)}</b>: " if block.label else ""
-        return f"<p{_HTML_CLASSES.get(block.mark, '')}>{label}{escape(block.text)}</p>"
-    if block.name not in figures:
-        return ""
-    # As an image of its own: the ids inside two SVGs on one page would collide.
-    source, caption = base64.b64encode(figures[block.name]).decode("ascii"), escape(block.caption)
-    image = f'<img src="data:image/svg+xml;base64,{source}" alt="{caption}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _html_row(table: Table, cells: Sequence[str], tag: str) -> str:
-    classes = [' class="word"' if column in table.left else "" for column in range(len(cells))]
-    drawn = (f"<{tag}{word}>{escape(cell)}</{tag}>" for word, cell in zip(classes, cells, strict=True))
-    return f"<tr>{''.join(drawn)}</tr>"
+def _render(template: str, blocks: list[Block], **values: Any) -> str:
+    with requires_extra("compare"):
+        import jinja2
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=template.endswith(".html.jinja"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    groups = [(kind, list(group)) for kind, group in groupby(blocks, _kind)]
+    return str(environment.get_template(template).render(groups=groups, **values))
 
 
 def _kind(block: Block) -> str:

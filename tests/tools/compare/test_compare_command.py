@@ -189,6 +189,8 @@ def test_html_holds_everything_in_one_file(tmp_path, capsys) -> None:
     [
         ("scipy", None, "scipy is not installed"),
         ("numpy", None, "numpy is not installed"),
+        ("jinja2", "r.html", "jinja2 is not installed"),
+        ("jinja2", "r.md", "jinja2 is not installed"),
         ("matplotlib", "r.html", "matplotlib is not installed"),
     ],
 )
@@ -206,7 +208,7 @@ def test_two_trainings_need_no_extra(tmp_path) -> None:
     folders = [str(write_training(tmp_path / name, vista=vista, arguments={}))
                for name, vista in (("a", {"weight": 0.0}), ("b", {}))]  # fmt: skip
     path = tmp_path / "r.json"
-    done = run_without("numpy scipy matplotlib torch", "compare", *folders, "-o", str(path), "-o", f"{path}.md")
+    done = run_without("numpy scipy jinja2 matplotlib torch", "compare", *folders, "--output", str(path))
     assert done.returncode == 0 and "nats per token" in done.stdout, done.stderr
     assert json.loads(path.read_text())["complete"] is True
 
@@ -251,7 +253,7 @@ def test_it_loads_neither_torch_nor_matplotlib(tmp_path) -> None:
     a, b = both(tmp_path)
     code = (
         "import sys; from llava_vista import cli; code = cli.main(sys.argv[1:]); "
-        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib', 'jinja2')))"
     )
     done = subprocess.run([sys.executable, "-c", code, "compare", a, b], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
