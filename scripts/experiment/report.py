@@ -1,215 +1,207 @@
-"""RESULTS.md and its figures, from the JSONs alone.
+"""Writes LOOKING.md and its figure from the JSON files of looking.py: conclusions by rule, whichever way they fall.
 
-python scripts/experiment/report.py [the options that study.py was run with]
+python scripts/experiment/looking_report.py [--results FOLDER] [--output FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+import math
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import figures
-from analysis import BY_KEY, Result, by_run, load
-from conclude import LEVEL, conclusions
-from settings import BASELINE, PATHS, TITLES, Sizes, World
-from studies import ON_CPU, STUDIES, Weights, choose, chosen_weights
-from study import DEFAULT_CHOICE_SEEDS, HERE, arguments, seeds_of, sizes_of
-from tables import (
-    Group,
-    Results,
-    agreement,
-    by_method,
-    choice,
-    comparison,
-    costs,
-    counted,
-    group,
-    length_table,
-    lengths,
-    not_chosen,
-    per_seed,
-    steps,
-    sweep_tables,
-    sweeps,
-    table,
-)
+from looking import ARMS, EVERY, FLOOR, HERE, RESULTS, SCENES, SETTINGS
+
+from llava_vista.tools.kit.statistics import holm, paired_t
+
+Result = dict[str, Any]
+#: A ratio of steps that the study is to see with a power of 80%, and what a paired t test needs for it (two-sided 5%).
+TARGET, POWER_Z = 1.25, 1.960 + 0.842
+#: Fewer paired seeds are reported without a verdict.
+LEAST_SEEDS = 5
+OUTCOMES = {"steps_to_1": "below 1.0 nats", "steps_to_0.3": "below 0.3 nats"}
 
 
-def what_was_run(results: Results, sizes: Sizes, weights: Weights, args: argparse.Namespace) -> list[str]:
-    rows = []
-    options = "" if args.choice_seeds == DEFAULT_CHOICE_SEEDS else f" --choice-seeds {args.choice_seeds}"
-    options += f" --finetune-steps {args.finetune_steps}" if args.finetune_steps else ""
-    for study, make in STUDIES.items():
-        runs = make(seeds_of(study, args), sizes, weights)
-        done = [run for run in runs if run in results]
-        whole = {run.seed for run in runs if all(r in results for r in runs if r.seed == run.seed)}
-        state = f"{len(done)} of {len(runs)} runs, {len(whole)} whole seeds"
-        first = (make.__doc__ or "").strip().split("\n")[0]
-        command = f"`scripts/experiment/run.sh --studies {study}{options}{' --device cuda' * (study not in ON_CPU)}`"
-        rows.append([study, first, state, "" if len(done) == len(runs) else command])
-    return table(["study", "what", "done", "what runs the rest"], rows)
+class Effect(NamedTuple):
+    """The paired ratio of steps of one arm to the baseline's."""
+
+    arm: str
+    seeds: int
+    ratio: float
+    low: float
+    high: float
+    p: float
+    censored: int  # runs of either arm that reached the cap first
+
+    def verdict(self, p: float) -> str:
+        if self.seeds < LEAST_SEEDS:
+            return "too few seeds"
+        if p < 0.05:
+            return "**slower**" if self.ratio > 1 else "**faster**"
+        return f"no difference shown (between {self.low:.2f} and {self.high:.2f} times)"
 
 
-def not_planned() -> list[str]:
-    return [
-        "Of the question's full grid, no study here covers: combinations of options, the weight of each variant (all "
-        "use the headline's), other temperatures of infonce, and sweeps on the real pipeline.",
-    ]
+def read(results: Path) -> dict[str, dict[str, dict[int, Result]]]:
+    """Return setting -> arm -> seed -> result."""
+    found: dict[str, dict[str, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(results.glob("*/*.json")):
+        result = json.loads(path.read_text())
+        arm, _, seed = path.stem.rpartition("_seed")
+        found[result["setting"]][arm][int(seed)] = result
+    return found
 
 
-def write(args: argparse.Namespace, output: Path) -> Path:
-    """Write RESULTS.md and figures/ under ``output``."""
-    sizes = sizes_of(args)
-    results = by_run(load(args.results))
-    weights = chosen_weights(args.results, args.choice_seeds, sizes)
-    pictures = output / "figures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Group] = {}
-    for study, path in (("headline", "fast"), ("llava", "llava"), ("large", "large")):
-        part = group(results, STUDIES[study](seeds_of(study, args), sizes, weights))
-        if part:
-            found[path] = part
-    worlds = lengths(results, weights, sizes, seeds_of("headline", args))
-    swept = sweeps(results, weights, sizes, args)
-    lines = [
-        "# Does VISTA help? A controlled experiment",
-        "",
-        "Written by `scripts/experiment/report.py` from the JSON files in `results/`.",
-        "",
-        *(["**A reduced run: it shows that the machinery works, and says nothing about VISTA.**", ""] * args.reduced),
-        "## Conclusions",
-        "",
-        f"By rule: a difference is called one where its p value (paired t test over seeds, corrected for the number of "
-        f"arms by Holm) is below {LEVEL:g}. Few seeds show large differences only: none shown is not none.",
-        "",
-        *conclusions(found, worlds, swept),
-        "",
-        "## What was run",
-        "",
-        *setting(sizes, results),
-        "",
-        *what_was_run(results, sizes, weights, args),
-        "",
-        *not_planned(),
-        "",
-        "## Choice of weights",
-        "",
-        *choice(results, sizes, weights, args.choice_seeds),
-        "",
-        *not_chosen(results, weights, sizes),
-        "![criterion by weight](figures/weights.png)",
-        "",
-    ]
-    chosen = {run: result for run, result in results.items() if run in set(choose(args.choice_seeds, sizes))}
-    read = BY_KEY["color_nll"].read
-    base = [read(result) for run, result in chosen.items() if run.arm.method == BASELINE]
-    figures.by_weight(chosen, base, pictures / "weights.png")
-    for path, part in found.items():
-        lines += [f"## Headline on the {TITLES[path]}: {counted(part)}", ""]
-        lines += [enlarged(sizes.enlarged(), part[BASELINE][0]), ""] if path == "large" else []
-        lines += [*comparison(part), "", *per_seed(part), ""]
-    if found:
-        panels = {path: by_method(part) for path, part in found.items()}
-        figures.by_position(panels, pictures / "position.png")
-        figures.training(panels, pictures / "training.png")
-        lines += [
-            "## By position", "",
-            f"Prior-breaking test scenes; mean over seeds. Bands: 95% over seeds, or their range where there are fewer "
-            f"than {figures.ENOUGH}.", "",
-            "![by position](figures/position.png)", "",
-            "## Speed of learning, and cost", "",
-            "Learning to look comes as a fall of this curve, tens of steps sooner or later by the seed, and runs that",
-            "end soon after it are scored by when it fell: part of every difference above is one of speed.",
-            "`--finetune-steps` trains on.", "",
-            "![training](figures/training.png)", "",
-            *steps(found), "",
-            *costs(found), "",
+def steps(result: Result, outcome: str) -> int:
+    """Return the step of an outcome; the cap where it was not reached."""
+    return int(result[outcome] or result["cap"])
+
+
+def effect(arms: dict[str, dict[int, Result]], arm: str, outcome: str) -> Effect | None:
+    """Return the paired effect over the seeds that both arms have; None below two."""
+    seeds = sorted(arms["baseline"].keys() & arms[arm].keys())
+    if len(seeds) < 2:
+        return None
+    pairs = [(arms["baseline"][seed], arms[arm][seed]) for seed in seeds]
+    logs = [math.log(steps(changed, outcome) / steps(plain, outcome)) for plain, changed in pairs]
+    test = paired_t(logs)
+    censored = sum(result[outcome] is None for pair in pairs for result in pair)
+    return Effect(arm, len(seeds), math.exp(test.mean), math.exp(test.low), math.exp(test.high), test.p, censored)
+
+
+def seeds_needed(arms: dict[str, dict[int, Result]], arm: str, outcome: str) -> int | None:
+    """Return how many paired seeds show `TARGET` with a power of 80%, by the spread of the paired log ratios."""
+    seeds = arms["baseline"].keys() & arms[arm].keys()
+    if len(seeds) < 3:
+        return None
+    logs = [math.log(steps(arms[arm][seed], outcome) / steps(arms["baseline"][seed], outcome)) for seed in seeds]
+    return math.ceil((POWER_Z * statistics.stdev(logs) / math.log(TARGET)) ** 2) + 2  # 2 for t instead of z
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def effects_table(arms: dict[str, dict[int, Result]]) -> list[str]:
+    lines = []
+    for outcome, title in OUTCOMES.items():
+        effects = [found for arm in ARMS if arm in arms and arm != "baseline" and (found := effect(arms, arm, outcome))]
+        corrected = holm([item.p for item in effects])
+        rows = [
+            [
+                item.arm, str(item.seeds), f"{item.ratio:.2f} [{item.low:.2f}, {item.high:.2f}]", f"{p:.3g}",
+                str(item.censored), str(seeds_needed(arms, item.arm, outcome) or ""), item.verdict(p),
+            ]
+            for item, p in zip(effects, corrected, strict=True)
         ]  # fmt: skip
-    if found.keys() >= {*PATHS}:
-        lines += ["## Do the two paths agree?", "", *agreement(found), ""]
-    if len(worlds) > 1:
-        figures.by_length([(tokens, part) for tokens, _, part in worlds], pictures / "length.png")
-        lines += [
-            "## By caption length (fast path)",
-            "",
-            "![by length](figures/length.png)",
-            "",
-            *length_table(worlds),
-            "",
-        ]
-    lines += sweep_tables(swept)
-    written = output / "RESULTS.md"
-    written.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    return written
+        if rows:
+            head = [f"steps until {title}", "seeds", "ratio to cross-entropy", "p (Holm)", "at the cap", "seeds that "
+                    f"would show {TARGET}", "verdict"]  # fmt: skip
+            lines += table(head, rows)
+    return lines
 
 
-def enlarged(sizes: Sizes, some: Result) -> str:
-    """What is different in the headline with a larger model."""
-    tokens = some["measures"]["breaking"]["captions"]["tokens"]
-    return (
-        f"Width {sizes.hidden}, {sizes.layers} layers; {sizes.image_size} pixels, {sizes.patches} patches; captions of "
-        f"{tokens:.0f} tokens; rates {sizes.text_rate:g} (text alone), {sizes.pretrain_rate:g} and "
-        f"{sizes.finetune_rate:g}, which go with 1 / width from the small model's and were not searched; the small "
-        f"model's weights. On {some['device']}."
-    )
+def reason_table(arms: dict[str, dict[int, Result]]) -> list[str]:
+    """What the published losses do in each arm: their fall, what a constant S would give of it, margin, own first."""
+    rows = []
+    for arm, results in arms.items():
+        for method in ("l2", "cosine"):
+            ends = [(run["readings"][0][method], run["readings"][-1][method]) for run in results.values()]
+
+            def mean(at: int, key: str, ends: Any = ends) -> float:
+                return statistics.fmean(pair[at][key] for pair in ends)
+
+            fall = mean(0, "loss") - mean(1, "loss")
+            possible = mean(0, "loss") - mean(1, "constant")
+            rows.append([
+                arm, method, str(len(ends)), f"{mean(0, 'loss'):.3f} -> {mean(1, 'loss'):.3f}", f"{fall:+.3f}",
+                f"{possible:+.3f}", f"{mean(0, 'margin'):.1e} -> {mean(1, 'margin'):.1e}",
+                f"{mean(0, 'own_first'):.3f} -> {mean(1, 'own_first'):.3f}",
+            ])  # fmt: skip
+    head = ["arm", "read", "seeds", "loss, begin -> end of stage 2", "fell by", "a constant S would give", "margin",
+            f"own text first (chance {1 / SCENES:.3f})"]  # fmt: skip
+    return table(head, rows)
 
 
-def bases_of(results: Results, sizes: Sizes) -> int:
-    """How many pre-trained pairs of language model and tower there are of these sizes and the usual prior.
+def draw(arms: dict[str, dict[int, Result]], path: Path) -> None:
+    """Steps to look with intervals, and the l2 margin against the l2 loss over training."""
+    from llava_vista.tools.kit.plots import new_figure, save
 
-    Each set-up has one.
+    names = [arm for arm in ARMS if arm in arms and arm != "baseline"]
+    with new_figure(9, 3.6) as figure:
+        left, right = figure.subplots(1, 2)
+        for offset, (outcome, title) in enumerate(OUTCOMES.items()):
+            found = [(row, item) for row, arm in enumerate(names) if (item := effect(arms, arm, outcome))]
+            for row, item in found:
+                left.plot([item.low, item.high], [row + 0.3 * offset] * 2, color=f"C{offset}")
+            left.plot([item.ratio for _, item in found], [row + 0.3 * offset for row, _ in found], "os"[offset],
+                      color=f"C{offset}", label=title)  # fmt: skip
+        left.axvline(1, color="0.6", linewidth=0.8)
+        left.set(xscale="log", xlabel="steps, ratio to cross-entropy alone (95% interval)")
+        left.set_yticks(range(len(names)), names)
+        left.legend()
+        for index, arm in enumerate(arms):
+            readings = arms[arm][min(arms[arm])]["readings"]
+            right.plot([value["l2"]["loss"] for value in readings], [value["l2"]["margin"] for value in readings],
+                       label=arm, color=f"C{index % 10}", marker=".", markersize=3, linewidth=0.8)  # fmt: skip
+        right.set(xlabel="l2 VISTA loss on held-out scenes", ylabel="l2 margin: own text minus others'")
+        right.legend(fontsize=6)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(figure, [path])
 
-    Raises:
-        ValueError: arms that are to be compared started from different ones.
-    """
-    by_setup: dict[str, set[str]] = {}
-    for run, result in results.items():
-        by_setup.setdefault(run.setup_name, set()).add(result["base"])
-    mixed = [name for name, bases in by_setup.items() if len(bases) > 1]
-    if mixed:
-        raise ValueError(
-            f"the arms of {', '.join(mixed)} started from different language models (results of several machines?): "
-            "delete these results and run them again on one machine."
-        )
-    usual = World().prior, sizes.base_name
-    return len({result["base"] for run, result in results.items() if (run.world.prior, run.sizes.base_name) == usual})
 
-
-def setting(sizes: Sizes, results: Results) -> list[str]:
-    world, some = World(), next(iter(results.values()))
-    versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
-    bases = bases_of(results, sizes)
-    devices = sorted({result.get("device", "cpu") for run, result in results.items() if run.sizes == sizes})
-    shared = "the same for all" if bases == 1 else f"made {bases} times, by the same recipe on other machines"
-    return [
-        f"Scenes of nine coloured shapes in a 3 by 3 grid, {sizes.image_size} pixels, {sizes.patches} patches; a "
-        f"caption tells of {world.objects} of them (49 tokens), in an order that each seed draws. The language model "
-        f"({sizes.layers} layers, width {sizes.hidden}) is first taught by text alone, {sizes.text_steps} steps: to "
-        "look things up in notes, and that each of four shapes has a usual colour, one of six (prior "
-        f"{world.prior:g}; a sentence names the shape before the colour). Then LLaVA-1.5's two "
-        "stages with a frozen random-weight CLIP tower: "
-        f"{sizes.pretrain_steps} steps of captions (projector only, rate {sizes.pretrain_rate:g}) and "
-        f"{sizes.finetune_steps} of captions and questions (projector and language model, rate "
-        f"{sizes.finetune_rate:g}), batch {sizes.batch}, every scene seen once; steps and rates were set for "
-        f"cross-entropy alone, on two validation seeds. Scored on {sizes.scenes} held-out scenes in which no object "
-        "has its usual colour (prior-breaking) and as many in which the prior holds as in training (plain).",
+def report(results: Path, output: Path) -> list[str]:
+    """Write LOOKING.md and the figure; returns the lines."""
+    found = read(results)
+    arms = found["main"]
+    done = {arm: len(runs) for arm, runs in arms.items()}
+    whole = min(done.get(arm, 0) for arm in ARMS)
+    lines = [
+        "# When does the model begin to look?",
         "",
-        "A seed decides scenes, order of telling, untrained projector and order of samples; language model and tower "
-        f"are {shared}. Arms of a seed share all of it, and take the same steps. Device: "
-        f"{', '.join(devices)}, one thread a run; {versions}. Visual information: log p with the image minus log "
-        "p with it masked out of attention, nats. Blind guessing gets 0 of the prior-breaking colours when it follows "
-        "the prior, a fifth when it guesses among the other colours; its NLL is 1.61 at best.",
-    ]
+        "Written by `looking_report.py` from `results/looking/`. World, models and stages are those "
+        "of `RESULTS.md` (fast path), with a constant rate in stage 2.",
+        f"Every {EVERY} steps the loss on the colours of {SCENES} held-out scenes is read in which no object has its "
+        f"usual colour; a run ends when it has stayed below {FLOOR} nats, or at the cap.",
+        "The outcome is the step at which it falls below 1.0 and 0.3 nats, as a paired ratio to cross-entropy alone "
+        "(same seed: same scenes, starting weights, order).",
+        "A verdict takes a corrected p below 0.05 (Holm over the arms of a table).",
+        "",
+        f"**Done: {whole} whole seeds of {len(ARMS)} arms** ({sum(done.values())} runs); the plan is 20. "
+        "`python scripts/experiment/looking.py` goes on.",
+        "",
+        *effects_table(arms),
+        "![Steps to look, and margin against loss](figures/looking.png)",
+        "",
+        "## What the published losses are about",
+        "",
+        "`loss`: the published loss on the held-out scenes. A constant S, the mean text centroid, knows nothing of any "
+        "picture; what it would give of the fall is beside it.",
+        "Margin: I(own text, S) minus the mean of I(other samples' texts, S).",
+        "",
+        *reason_table(arms),
+    ]  # fmt: skip
+    for setting in SETTINGS:
+        if setting != "main" and found.get(setting):
+            lines += [f"## Setting {setting}", "", *effects_table(found[setting])]
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "LOOKING.md").write_text("\n".join(lines).rstrip() + "\n")
+    draw(arms, output / "figures" / "looking.png")
+    return lines
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    args = arguments(given)
-    path = write(args, args.work if args.reduced else HERE)
-    print(path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=HERE)
+    args = parser.parse_args(given)
+    report(args.results, args.output)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
