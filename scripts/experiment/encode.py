@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from world import Record
 
 from llava_vista.tools.demo.scenes import COLORS, SHAPES
@@ -68,14 +69,16 @@ class Encoder:
         return [self.tokenizer.bos_token_id, *self._text(before), IMAGE, *self._text(after)]
 
 
-def pad(rows: Sequence[Row], image_id: int, pad_id: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, labels and attention mask (B, T) of rows, padded on the right, with ``image_id`` for the image."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad_id)
-    labels = torch.full((len(rows), longest), IGNORE)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row.ids)] = torch.tensor([image_id if i == IMAGE else i for i in row.ids])
-        labels[index, : len(row.ids)] = torch.tensor(row.labels)
-        mask[index, : len(row.ids)] = 1
-    return ids, labels, mask
+def pad(rows: Sequence[Row], image_id: int, pad_id: int, copies: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, labels and attention mask (B, T) of rows, padded on the right, an image as ``copies`` ids."""
+    ids, labels = [], []
+    for row in rows:
+        at = row.ids.index(IMAGE)
+        ids.append(torch.tensor([*row.ids[:at], *[image_id] * copies, *row.ids[at + 1 :]]))
+        labels.append(torch.tensor([*row.labels[:at], *[IGNORE] * copies, *row.labels[at + 1 :]]))
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    return (
+        pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+        mask,
+    )

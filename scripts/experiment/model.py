@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,8 +19,20 @@ PAD_ID = 0
 class KnownTower(nn.Module):
     """In place of the frozen tower: what it is given as pixels are its features already."""
 
-    def forward(self, features: Tensor, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(hidden_states=(features,) * -LAYER)
+    def forward(self, features: Tensor, **_: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(last_hidden_state=features, hidden_states=(features,) * -LAYER)
+
+
+def merges_inside(model: Any) -> bool:
+    """Return whether this transformers' Llava puts a picture's features in the place of one id, as 4.37 does."""
+    return hasattr(model, "_merge_input_ids_with_image_features")
+
+
+def base_of(model: Any) -> Any:
+    """Return what holds tower, projector and language model: the class itself before transformers 5."""
+    return model if hasattr(model, "multi_modal_projector") else model.model
 
 
 def build_model(setup: Setup) -> nn.Module:
@@ -37,23 +48,35 @@ def build_model(setup: Setup) -> nn.Module:
         pad_token_id=PAD_ID,
     )
     model: Any = Llava(config)
-    model.vision_tower = KnownTower()
-    model.language_model.load_state_dict(LlamaForCausalLM.from_pretrained(setup.language_model).state_dict())
+    base_of(model).vision_tower = KnownTower()
+    load_language_model(model, LlamaForCausalLM.from_pretrained(setup.language_model).state_dict())
     load_projector(model, torch.load(setup.projector, weights_only=True))
     built: nn.Module = model
     return built
 
 
+def load_language_model(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Load a `LlamaForCausalLM`'s weights."""
+    language_model = base_of(model).language_model
+    if hasattr(language_model, "lm_head"):
+        language_model.load_state_dict(weights)
+        return
+    language_model.load_state_dict(
+        {key.removeprefix("model."): value for key, value in weights.items() if key.startswith("model.")}
+    )
+    model.lm_head.load_state_dict({"weight": weights["lm_head.weight"]})
+
+
 def load_projector(model: Any, weights: Mapping[str, Tensor]) -> None:
     """LLaVA's projector weights (``model.mm_projector.0.weight``, ...) into transformers' names."""
     names = {"model.mm_projector.0": "linear_1", "model.mm_projector.2": "linear_2"}
-    model.multi_modal_projector.load_state_dict(
+    base_of(model).multi_modal_projector.load_state_dict(
         {f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value.float() for key, value in weights.items()}
     )
 
 
 def load_llava(setup: Setup, checkpoint: Path) -> nn.Module:
-    """A checkpoint of the real pipeline in this model, so that both paths are measured by the same code."""
+    """A checkpoint of the real pipeline in this model, so that both paths are read by the same code."""
     from safetensors.torch import load_file
 
     weights: dict[str, Tensor] = {}
@@ -64,18 +87,15 @@ def load_llava(setup: Setup, checkpoint: Path) -> nn.Module:
     model: Any = build_model(setup)
     apart = ("model.mm_projector", "model.vision_tower")
     load_projector(model, {key: value for key, value in weights.items() if key.startswith(apart[0])})
-    model.language_model.load_state_dict(
-        {key: value.float() for key, value in weights.items() if not key.startswith(apart)}
-    )
+    load_language_model(model, {key: value.float() for key, value in weights.items() if not key.startswith(apart)})
     loaded: nn.Module = model
     return loaded
 
 
-def make_batch(
-    rows: Sequence[Row], features: Mapping[str, Tensor], device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """Inputs of the model for rows with one picture each."""
-    ids, labels, mask = pad(rows, IMAGE_ID, PAD_ID)
-    pixels = torch.stack([features[row.picture] for row in rows])
+def make_batch(rows: Sequence[Row], features: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Inputs of the model for rows with one picture each, on its device."""
+    pixels = torch.stack([features[row.picture] for row in rows])  # (B, 1 + patches, d)
+    copies = 1 if merges_inside(model) else pixels.shape[1] - 1  # the class token is dropped
+    ids, labels, mask = pad(rows, IMAGE_ID, PAD_ID, copies)
     batch = {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels}
-    return {name: value.to(device) for name, value in batch.items()}
+    return {name: value.to(model.device) for name, value in batch.items()}

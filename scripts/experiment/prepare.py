@@ -19,26 +19,16 @@ from typing import Any
 import torch
 from settings import Run
 from torch import Tensor
-from world import (
-    REQUEST,
-    Record,
-    caption_record,
-    finetune_records,
-    make_scenes,
-    question_record,
-    text_samples,
-)
+from world import REQUEST, Record, caption_record, finetune_records, make_scenes, text_samples
 
 from llava_vista.tools.demo.scene_pictures import draw_scene
-from llava_vista.tools.demo.scenes import COLORS
+from llava_vista.tools.demo.scenes import COLORS, Scene
 from llava_vista.tools.demo.text_pretraining import pretrain_text
 from llava_vista.tools.demo.tiny_checkpoint import build_tiny_llava
 from llava_vista.tools.kit.untrained_projector import write_projector as write_untrained
 
 #: The tower's layer that LLaVA-1.5 takes its features from.
 LAYER = -2
-#: Choosing weights, and reporting.
-SPLITS = ("validation", "test")
 #: Of the pre-trained parts, whatever a run's own seed.
 BASE_SEED = 0
 
@@ -65,8 +55,10 @@ class Setup:
 
     @cached_property
     def records(self) -> dict[str, list[Record]]:
-        """Training records of each stage; captions and questions of each split, plain and breaking."""
-        return make_records(self.run)
+        """Training records of each stage, and captions of the held-out scenes (``breaking``)."""
+        world, scenes = self.run.world, make_scenes_of(self.run)
+        records = {name: [caption_record(scene, world) for scene in part] for name, part in scenes.items()}
+        return {**records, "finetune": finetune_records(scenes["finetune"], world)}
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
@@ -89,36 +81,17 @@ class Setup:
                 found.update(file.read_bytes())
         return found.hexdigest()[:12]
 
-    def text(self, split: str) -> list[list[tuple[str, bool]]]:
-        """Text-only samples that the language model has not been taught with."""
-        return text_samples(self.run.world.prior, self.run.sizes.scenes, self.run.seed, split)
 
-
-def _scenes(run: Run) -> dict[str, Any]:
+def make_scenes_of(run: Run) -> dict[str, list[Scene]]:
+    """Scenes of each stage, and held-out ones in which no object has its usual colour."""
     world, sizes, seed = run.world, run.sizes, run.seed
     scenes = {
         "pretrain": make_scenes(world, sizes.pretrain_steps * sizes.batch, seed, "pretrain"),
         "finetune": make_scenes(world, sizes.finetune_steps * sizes.batch, seed, "finetune"),
     }
     seen = {scene.objects for stage in scenes.values() for scene in stage}
-    for split in SPLITS:
-        for breaking in (False, True):
-            held = make_scenes(world, sizes.scenes, seed, split, breaking=breaking)
-            scenes[f"{split}/{'breaking' if breaking else 'plain'}"] = [s for s in held if s.objects not in seen]
-    return scenes
-
-
-def make_records(run: Run) -> dict[str, list[Record]]:
-    """All records of a run's world; see `Setup.records`."""
-    records: dict[str, list[Record]] = {}
-    for name, scenes in _scenes(run).items():
-        if name == "finetune":
-            records[name] = finetune_records(scenes, run.world)
-        else:
-            records[name] = [caption_record(scene, run.world) for scene in scenes]
-        if "/" in name:
-            records[f"{name}/questions"] = [question_record(scene, turns=1) for scene in scenes]
-    return records
+    held = make_scenes(world, sizes.scenes, seed, "test", breaking=True)
+    return {**scenes, "breaking": [scene for scene in held if scene.objects not in seen]}
 
 
 def prepare(run: Run, work: Path, device: str = "cpu") -> Setup:
@@ -129,7 +102,7 @@ def prepare(run: Run, work: Path, device: str = "cpu") -> Setup:
         write_projector(making / "projector.bin", run.seed, base)
         torch.save(_features(run, base / "vision_tower", device), making / "features.pt")
 
-    _once(folder, make)
+    made_once(folder, make)
     return Setup(run, base, folder)
 
 
@@ -158,7 +131,7 @@ def prepare_base(run: Run, work: Path, device: str = "cpu") -> Path:
         )
         (making / "text_losses.json").write_text(json.dumps([round(loss, 4) for loss in losses]))
 
-    _once(folder, make)
+    made_once(folder, make)
     return folder
 
 
@@ -171,7 +144,7 @@ def _process_as_is(tower: Path) -> None:
     processor.save_pretrained(tower)
 
 
-def _once(folder: Path, make: Callable[[Path], None]) -> None:
+def made_once(folder: Path, make: Callable[[Path], None]) -> None:
     """Have ``folder`` made, unless it is there; a folder that stands is a finished one."""
     if folder.exists():
         return
@@ -202,7 +175,7 @@ def _features(run: Run, tower: Path, device: str) -> dict[str, Tensor]:
 
     model = CLIPVisionModel.from_pretrained(tower).eval().to(device)
     processor = CLIPImageProcessor.from_pretrained(tower)
-    scenes = [scene for part in _scenes(run).values() for scene in part]
+    scenes = [scene for part in make_scenes_of(run).values() for scene in part]
     found: dict[str, Tensor] = {}
     for start in range(0, len(scenes), 64):
         part = scenes[start : start + 64]

@@ -1,197 +1,192 @@
-"""Writes LOOKING.md and its figure from the JSON files of looking.py: conclusions by rule, whichever way they fall.
+"""Fills RESULTS.template.md and draws its figures from the results of study.py: conclusions by rule.
 
-python scripts/experiment/looking_report.py [--results FOLDER] [--output FOLDER]
+python scripts/experiment/report.py [--results FOLDER] [--output FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from looking import ARMS, EVERY, FLOOR, HERE, RESULTS, SCENES, SETTINGS
+from effects import LEAST_SEEDS, OUTCOMES, POWER_Z, TARGET, Arms, effects_of, moments, present, read
+from figures import draw
+from settings import ARMS, BASELINE
+from study import EVERY, FLOOR, HERE, RESULTS, STAYS
 
-from llava_vista.tools.kit.statistics import holm, paired_t
+from llava_vista.tools.kit.statistics import paired_t
 
-Result = dict[str, Any]
-#: A ratio of steps that the study is to see with a power of 80%, and what a paired t test needs for it (two-sided 5%).
-TARGET, POWER_Z = 1.25, 1.960 + 0.842
-#: Fewer paired seeds are reported without a verdict.
-LEAST_SEEDS = 5
-OUTCOMES = {"steps_to_1": "below 1.0 nats", "steps_to_0.3": "below 0.3 nats"}
-
-
-class Effect(NamedTuple):
-    """The paired ratio of steps of one arm to the baseline's."""
-
-    arm: str
-    seeds: int
-    ratio: float
-    low: float
-    high: float
-    p: float
-    censored: int  # runs of either arm that reached the cap first
-
-    def verdict(self, p: float) -> str:
-        if self.seeds < LEAST_SEEDS:
-            return "too few seeds"
-        if p < 0.05:
-            return "**slower**" if self.ratio > 1 else "**faster**"
-        return f"no difference shown (between {self.low:.2f} and {self.high:.2f} times)"
+#: A loss that falls by less has not been learned.
+NO_FALL = 0.02
+#: Held-out scenes of a reading.
+SCENES = 64
 
 
-def read(results: Path) -> dict[str, dict[str, dict[int, Result]]]:
-    """Return setting -> arm -> seed -> result."""
-    found: dict[str, dict[str, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(results.glob("*/*.json")):
-        result = json.loads(path.read_text())
-        arm, _, seed = path.stem.rpartition("_seed")
-        found[result["setting"]][arm][int(seed)] = result
-    return found
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
 
 
-def steps(result: Result, outcome: str) -> int:
-    """Return the step of an outcome; the cap where it was not reached."""
-    return int(result[outcome] or result["cap"])
+def effects_table(arms: Arms) -> str:
+    effects = effects_of(arms)
+    rows = []
+    for arm in present(arms)[1:]:
+        cells = [effects.get((arm, outcome)) for outcome in OUTCOMES]
+        if all(cells):
+            capped = " and ".join(
+                str(sum(result[outcome] is None for result in arms[arm].values())) for outcome in OUTCOMES
+            )
+            numbers = [text for cell in cells if cell for text in (str(cell), f"{cell.p:.2g}")]
+            rows.append([arm, str(min(cell.seeds for cell in cells if cell)), *numbers, capped])
+    heads = [text for title in OUTCOMES.values() for text in (f"steps until {title}, ratio to cross-entropy", "p")]
+    return table(["arm", "paired seeds", *heads, "runs at the cap"], rows)
 
 
-def effect(arms: dict[str, dict[int, Result]], arm: str, outcome: str) -> Effect | None:
-    """Return the paired effect over the seeds that both arms have; None below two."""
-    seeds = sorted(arms["baseline"].keys() & arms[arm].keys())
-    if len(seeds) < 2:
-        return None
-    pairs = [(arms["baseline"][seed], arms[arm][seed]) for seed in seeds]
-    logs = [math.log(steps(changed, outcome) / steps(plain, outcome)) for plain, changed in pairs]
-    test = paired_t(logs)
-    censored = sum(result[outcome] is None for pair in pairs for result in pair)
-    return Effect(arm, len(seeds), math.exp(test.mean), math.exp(test.low), math.exp(test.high), test.p, censored)
+def method_of(arm: str) -> list[str]:
+    """Return the published losses that are read for an arm: its own, or both."""
+    own = ARMS[arm].method
+    return [own] if own in ("l2", "cosine") else ["l2", "cosine"]
 
 
-def seeds_needed(arms: dict[str, dict[int, Result]], arm: str, outcome: str) -> int | None:
-    """Return how many paired seeds show `TARGET` with a power of 80%, by the spread of the paired log ratios."""
-    seeds = arms["baseline"].keys() & arms[arm].keys()
-    if len(seeds) < 3:
-        return None
-    logs = [math.log(steps(arms[arm][seed], outcome) / steps(arms["baseline"][seed], outcome)) for seed in seeds]
-    return math.ceil((POWER_Z * statistics.stdev(logs) / math.log(TARGET)) ** 2) + 2  # 2 for t instead of z
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
-
-
-def effects_table(arms: dict[str, dict[int, Result]]) -> list[str]:
-    lines = []
-    for outcome, title in OUTCOMES.items():
-        effects = [found for arm in ARMS if arm in arms and arm != "baseline" and (found := effect(arms, arm, outcome))]
-        corrected = holm([item.p for item in effects])
-        rows = [
-            [
-                item.arm, str(item.seeds), f"{item.ratio:.2f} [{item.low:.2f}, {item.high:.2f}]", f"{p:.3g}",
-                str(item.censored), str(seeds_needed(arms, item.arm, outcome) or ""), item.verdict(p),
-            ]
-            for item, p in zip(effects, corrected, strict=True)
-        ]  # fmt: skip
-        if rows:
-            head = [f"steps until {title}", "seeds", "ratio to cross-entropy", "p (Holm)", "at the cap", "seeds that "
-                    f"would show {TARGET}", "verdict"]  # fmt: skip
-            lines += table(head, rows)
-    return lines
-
-
-def reason_table(arms: dict[str, dict[int, Result]]) -> list[str]:
+def reason_table(arms: Arms) -> str:
     """What the published losses do in each arm: their fall, what a constant S would give of it, margin, own first."""
     rows = []
-    for arm, results in arms.items():
-        for method in ("l2", "cosine"):
-            ends = [(run["readings"][0][method], run["readings"][-1][method]) for run in results.values()]
+    for arm in present(arms):
+        for method in method_of(arm):
+            runs = [moments(result, method) for result in arms[arm].values()]
 
-            def mean(at: int, key: str, ends: Any = ends) -> float:
-                return statistics.fmean(pair[at][key] for pair in ends)
+            def mean(at: str, key: str, runs: Any = runs) -> float:
+                return statistics.fmean(run[at][key] for run in runs)
 
-            fall = mean(0, "loss") - mean(1, "loss")
-            possible = mean(0, "loss") - mean(1, "constant")
-            rows.append([
-                arm, method, str(len(ends)), f"{mean(0, 'loss'):.3f} -> {mean(1, 'loss'):.3f}", f"{fall:+.3f}",
-                f"{possible:+.3f}", f"{mean(0, 'margin'):.1e} -> {mean(1, 'margin'):.1e}",
-                f"{mean(0, 'own_first'):.3f} -> {mean(1, 'own_first'):.3f}",
-            ])  # fmt: skip
-    head = ["arm", "read", "seeds", "loss, begin -> end of stage 2", "fell by", "a constant S would give", "margin",
-            f"own text first (chance {1 / SCENES:.3f})"]  # fmt: skip
+            def path(key: str, form: str, mean: Any = mean) -> str:
+                return " -> ".join(format(mean(at, key), form) for at in ("start", "stage 1", "looked", "end"))
+
+            fall = mean("start", "loss") - mean("end", "loss")
+            share = (mean("start", "loss") - mean("end", "constant")) / fall if fall > NO_FALL else None
+            given = "no fall" if share is None else f"{share:.0%}"
+            own, margin = path("own_first", ".2f"), path("margin", ".0e")
+            rows.append([arm, method, str(len(runs)), path("loss", ".3f"), given, own, margin])
+    head = ["arm", "read", "runs", "loss: start, after stage 1, when it looked, end", "a constant S gives",
+            f"own text first (chance {1 / SCENES:.3f})", "margin"]  # fmt: skip
     return table(head, rows)
 
 
-def draw(arms: dict[str, dict[int, Result]], path: Path) -> None:
-    """Steps to look with intervals, and the l2 margin against the l2 loss over training."""
-    from llava_vista.tools.kit.plots import new_figure, save
-
-    names = [arm for arm in ARMS if arm in arms and arm != "baseline"]
-    with new_figure(9, 3.6) as figure:
-        left, right = figure.subplots(1, 2)
-        for offset, (outcome, title) in enumerate(OUTCOMES.items()):
-            found = [(row, item) for row, arm in enumerate(names) if (item := effect(arms, arm, outcome))]
-            for row, item in found:
-                left.plot([item.low, item.high], [row + 0.3 * offset] * 2, color=f"C{offset}")
-            left.plot([item.ratio for _, item in found], [row + 0.3 * offset for row, _ in found], "os"[offset],
-                      color=f"C{offset}", label=title)  # fmt: skip
-        left.axvline(1, color="0.6", linewidth=0.8)
-        left.set(xscale="log", xlabel="steps, ratio to cross-entropy alone (95% interval)")
-        left.set_yticks(range(len(names)), names)
-        left.legend()
-        for index, arm in enumerate(arms):
-            readings = arms[arm][min(arms[arm])]["readings"]
-            right.plot([value["l2"]["loss"] for value in readings], [value["l2"]["margin"] for value in readings],
-                       label=arm, color=f"C{index % 10}", marker=".", markersize=3, linewidth=0.8)  # fmt: skip
-        right.set(xlabel="l2 VISTA loss on held-out scenes", ylabel="l2 margin: own text minus others'")
-        right.legend(fontsize=6)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(figure, [path])
+def own_first_gain(arms: Arms, arm: str, method: str) -> tuple[float, float, float] | None:
+    """Return by how much more often than in the baseline the own text is first at the end, with its 95% interval."""
+    seeds = sorted(arms[BASELINE].keys() & arms[arm].keys())
+    if len(seeds) < LEAST_SEEDS:
+        return None
+    gains = [
+        moments(arms[arm][seed], method)["end"]["own_first"] - moments(arms[BASELINE][seed], method)["end"]["own_first"]
+        for seed in seeds
+    ]
+    test = paired_t(gains)
+    return test.mean, test.low, test.high
 
 
-def report(results: Path, output: Path) -> list[str]:
-    """Write LOOKING.md and the figure; returns the lines."""
-    found = read(results)
-    arms = found["main"]
-    done = {arm: len(runs) for arm, runs in arms.items()}
-    whole = min(done.get(arm, 0) for arm in ARMS)
+def listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def conclusions(arms: Arms) -> list[str]:
+    """Return three sentences: time to look, what is learned, and the weight to begin with. They follow by rule."""
+    effects = effects_of(arms)
+    tested = [effect for effect in effects.values() if effect.seeds >= LEAST_SEEDS]
+    if not tested:
+        return ["Too few paired seeds for a conclusion."]
+    seeds = min(effect.seeds for effect in tested)
+    told: dict[str, list[str]] = {"faster": [], "slower": []}
+    for arm in present(arms)[1:]:
+        marked = [effect for effect in tested if effect.arm == arm and effect.verdict]
+        for effect in marked[:1]:
+            told[effect.verdict].append(f"{arm} ({effect.ratio:.2f} times the steps)")
+    rest = [effect.smallest for effect in tested if not effect.verdict]
+    time = f"On a toy, over {seeds} paired seeds, "
+    time += f"{listed(told['faster'])} began to use the image sooner" if told["faster"] else (
+        "no arm began to use the image sooner than cross-entropy alone")  # fmt: skip
+    time += f"; {listed(told['slower'])} began later" if told["slower"] else ""
+    time += f"; between the others a ratio of {max(rest):.2f} would have been seen (power 80%)" if rest else ""
+    published = [arm for arm in present(arms) if ARMS[arm].method in ("l2", "cosine")]
+    gains = {arm: own_first_gain(arms, arm, ARMS[arm].method) for arm in published}
+    about = [arm for arm, gain in gains.items() if gain and gain[1] > 0]
+    reason = (
+        f"What {listed(about)} learned is about the image: the own text is first more often than without the term"
+        if about
+        else "What the published losses (l2, cosine) lower is not about the image: "
+        "the own text is first no more often than without the term"
+    )
+    weights = sorted({ARMS[arm].weight for arm in published})
+    faster = [ARMS[effect.arm].weight for effect in tested if effect.arm in published and effect.verdict == "faster"]
+    weight = f"Begin with `--vista_weight {min(faster) if faster else weights[0]:g}`"
+    weight += ", which was faster" if faster else f", the lowest of {listed([f'{w:g}' for w in weights])}"
+    return [f"{sentence}." for sentence in (time, reason, weight)]
+
+
+def power(arms: Arms) -> str:
+    """Say how many seeds the target takes: by the baseline's spread alone, and by that of the paired ratios."""
+    logs = [math.log(result["steps_to_1"] or result["cap"]) for result in arms[BASELINE].values()]
+    if len(logs) < 3:
+        return "Too few seeds to say how many it takes."
+    alone = statistics.stdev(logs)
+    capped = sum(result["steps_to_0.3"] is None for result in arms[BASELINE].values())
+    pairs = [effect.spread for effect in effects_of(arms).values() if ARMS[effect.arm].method != "infonce"]
     lines = [
-        "# When does the model begin to look?",
-        "",
-        "Written by `looking_report.py` from `results/looking/`. World, models and stages are those "
-        "of `RESULTS.md` (fast path), with a constant rate in stage 2.",
-        f"Every {EVERY} steps the loss on the colours of {SCENES} held-out scenes is read in which no object has its "
-        f"usual colour; a run ends when it has stayed below {FLOOR} nats, or at the cap.",
-        "The outcome is the step at which it falls below 1.0 and 0.3 nats, as a paired ratio to cross-entropy alone "
-        "(same seed: same scenes, starting weights, order).",
-        "A verdict takes a corrected p below 0.05 (Holm over the arms of a table).",
-        "",
-        f"**Done: {whole} whole seeds of {len(ARMS)} arms** ({sum(done.values())} runs); the plan is 20. "
-        "`python scripts/experiment/looking.py` goes on.",
-        "",
-        *effects_table(arms),
-        "![Steps to look, and margin against loss](figures/looking.png)",
-        "",
-        "## What the published losses are about",
-        "",
-        "`loss`: the published loss on the held-out scenes. A constant S, the mean text centroid, knows nothing of any "
-        "picture; what it would give of the fall is beside it.",
-        "Margin: I(own text, S) minus the mean of I(other samples' texts, S).",
-        "",
-        *reason_table(arms),
-    ]  # fmt: skip
-    for setting in SETTINGS:
-        if setting != "main" and found.get(setting):
-            lines += [f"## Setting {setting}", "", *effects_table(found[setting])]
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "LOOKING.md").write_text("\n".join(lines).rstrip() + "\n")
-    draw(arms, output / "figures" / "looking.png")
-    return lines
+        f"With cross-entropy alone {len(logs)} seeds fall below 1.0 nats at steps "
+        f"{min(map(round, map(math.exp, logs)))} to {max(map(round, map(math.exp, logs)))} (log: standard deviation "
+        f"{alone:.2f}); {capped} of them reach the cap before 0.3 nats.",
+        f"Unpaired, a ratio of {TARGET} would take {_seeds(math.sqrt(2) * alone)} seeds (power 80%, two-sided 5%); "
+        "pairing helps where arms of a seed begin to look together.",
+    ]
+    if pairs:
+        lines.append(
+            f"The paired log ratios of l2 and cosine have standard deviations of {min(pairs):.2f} to {max(pairs):.2f}: "
+            f"{_seeds(min(pairs))} to {_seeds(max(pairs))} seeds."
+        )
+    return "\n".join(lines)
+
+
+def _seeds(spread: float) -> int:
+    return math.ceil((POWER_Z * spread / math.log(TARGET)) ** 2) + 2  # 2 for t instead of z
+
+
+TITLES = {
+    "tokens110": "Captions of 110 tokens instead of 49",
+    "tokens272": "Captions of 272 tokens",
+    "batch32": "Batches of 32 instead of 16",
+    "llava": "Confirmed in LLaVA-1.5's own training script",
+    "large": "About 100M parameters and 576 image tokens",
+}
+
+
+def report(results: Path, output: Path) -> str:
+    """Write RESULTS.md and its figures; returns the text.
+
+    Raises:
+        ValueError: there are no results of the main setting.
+    """
+    found = read(results)
+    arms = found.get("main", {})
+    if not arms.get(BASELINE):
+        raise ValueError(f"{results} has no results of the setting main with the arm {BASELINE}.")
+    values = {
+        "every": EVERY, "scenes": SCENES, "stays": STAYS, "floor": FLOOR,
+        "cap": arms[BASELINE][min(arms[BASELINE])]["cap"],
+        "conclusions": "\n".join(f"- {sentence}" for sentence in conclusions(arms)),
+        "done": ", ".join(f"{arm} {len(arms[arm])}" for arm in present(arms)),
+        "power": power(arms), "effects": effects_table(arms), "reason": reason_table(arms),
+        "settings": "".join(
+            f"## {title}\n\n{effects_table(found[name])}\n\n{reason_table(found[name])}\n\n"
+            for name, title in TITLES.items() if found.get(name)
+        ),
+        "missing": "; ".join(title for name, title in TITLES.items() if not found.get(name)) or "nothing",
+    }  # fmt: skip
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    text = (HERE / "RESULTS.template.md").read_text().format(**values)
+    (output / "RESULTS.md").write_text(text)
+    draw(arms, output / "figures")
+    return text
 
 
 def main(given: Sequence[str] | None = None) -> int:

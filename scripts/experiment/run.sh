@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
-# Does VISTA help? The controlled experiment, from nothing: makes the LLaVA-1.5 environment if it is missing, runs what is
-# not done yet, and writes RESULTS.md with its figures. Stop it at any time; the same command goes on.
+# When does a model begin to look at the picture, with VISTA and without? Makes the LLaVA-1.5 environment if it is missing,
+# does the runs that are not done yet, and writes RESULTS.md with its figures. Stop it at any time; it goes on.
 #
-#   scripts/experiment/run.sh                 headline: four arms on the fast path (10 paired seeds) and the real LLaVA-1.5 pipeline (5)
-#   scripts/experiment/run.sh --reduced       a few steps of it: does the machinery work? (minutes)
-#   scripts/experiment/run.sh --sweep         the headline, then caption length, variants, batch size, prior
-#   scripts/experiment/run.sh --studies length --seeds 5 --workers 2
-#   scripts/experiment/run.sh --studies large --device cuda   the headline with about 100M parameters and 576 image tokens
-#   scripts/experiment/run.sh --list          what is done, what is left
+#   scripts/experiment/run.sh [--seeds 20] [--workers 2] [--settings main tokens110 tokens272 batch32 llava]
+#   scripts/experiment/run.sh --reduced                          a few steps: does the machinery work?
+#   scripts/experiment/run.sh --settings large --device cuda     about 100M parameters and 576 image tokens
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
@@ -16,6 +13,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 "$python" "$here/study.py" "$@"
 case " $* " in
-  *" --list "*) ;;
-  *) "$python" "$here/report.py" "$@" ;;
+  *" --reduced "*) "$python" "$here/report.py" --results "$here/work/results-reduced" --output "$here/work/reduced" ;;
+  *) "$python" "$here/report.py" ;;
 esac

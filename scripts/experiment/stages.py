@@ -1,7 +1,7 @@
-"""The fast path: LLaVA-1.5's two stages in one process, on transformers' own Llava and known tower features.
+"""LLaVA-1.5's two stages in one process, on transformers' own Llava and known tower features.
 
-Optimizer, schedule, clipping, what trains and what a sample looks like are those of LLaVA's launch scripts. What is not
-the same: the order of samples (LLaVA groups by length), and the tower's precision (float16 there, float32 here).
+Optimizer, clipping, what trains and what a sample looks like are those of LLaVA's launch scripts. What is not the same:
+the order of samples (LLaVA groups by length), and the tower's precision (float16 there, float32 here).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from encode import Encoder, Row
-from model import build_model, make_batch
+from encode import Row
+from model import base_of, make_batch
 from prepare import Setup
 from settings import Run
 from torch import nn
@@ -46,54 +46,40 @@ def train_stage(
     model: Any,
     setup: Setup,
     run: Run,
-    stage: str,
     rows: list[Row],
-    factor: Callable[[int, int], float] = cosine_with_warmup,
-    after_step: Callable[[int], bool] | None = None,
-) -> dict[str, list[float]]:
-    """One stage. Returns the cross-entropy, and the VISTA loss where it acts, of every step.
+    factor: Callable[[int, int], float],
+    ends: Callable[[int], bool],
+    *,
+    projector_only: bool,
+) -> None:
+    """Train one stage.
 
     Args:
+        rows: its samples, each seen once.
         factor: on the learning rate, of the step and their number.
-        after_step: called with 0 before the first step and with its number after each; true ends the stage.
+        ends: called with 0 before the first step and with its number after each; true ends the stage.
+        projector_only: LLaVA's first stage.
     """
-    rate = run.sizes.pretrain_rate if stage == "pretrain" else run.sizes.finetune_rate
+    rate = run.sizes.pretrain_rate if projector_only else run.sizes.finetune_rate
     steps = math.ceil(len(rows) / run.sizes.batch)
-    model.requires_grad_(stage == "finetune")
-    model.multi_modal_projector.requires_grad_(True)
+    model.requires_grad_(not projector_only)
+    base_of(model).multi_modal_projector.requires_grad_(True)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps))
-    handle = attach(model, VistaConfig(**run.arm.options())) if run.arm.acts_in(stage) else None
-    log: dict[str, list[float]] = {"ce": [], "vista": []}
-    ends = after_step or (lambda step: False)
+    options = run.arm.options()
+    handle = attach(model, VistaConfig(**options)) if options else None
     model.train()
     ends(0)
     for step, part in enumerate(batches(rows, run.sizes.batch, run.seed), start=1):
-        loss = model(**make_batch(part, setup.features, model.device)).loss
+        loss = model(**make_batch(part, setup.features, model)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-        found = handle.metrics() if handle else {"ce_loss": loss.item()}
-        log["ce"].append(found["ce_loss"])
-        log["vista"] += [found["vista_loss"]] if handle else []
         if ends(step):
             break
     if handle:
         handle.detach()
     model.requires_grad_(True)
-    return log
-
-
-def train(setup: Setup, run: Run, device: str = "cpu") -> tuple[nn.Module, dict[str, dict[str, list[float]]]]:
-    """Both stages. Returns the model and the log of each stage."""
-    encoder = Encoder(setup.tokenizer)
-    torch.manual_seed(run.seed)
-    model = build_model(setup).to(device)
-    rows = {
-        "pretrain": [encoder.plain(record) for record in setup.records["pretrain"]],
-        "finetune": [encoder.v1(record) for record in setup.records["finetune"]],
-    }
-    return model, {stage: train_stage(model, setup, run, stage, rows[stage]) for stage in rows}

@@ -34,7 +34,10 @@ PARTS = {
     "fast": Part("cost", 210),
     "real": Part("real_parts", 100),
     "cpu": Part("cpu_cost", 60),
+    "study": Part("large_arm", 590),
 }
+#: Seconds of a whole run on a GPU: the last part has what the others have left.
+WHOLE = 600
 
 
 def parse(given: list[str] | None = None) -> argparse.Namespace:
@@ -90,8 +93,13 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     log.unlink(missing_ok=True)
     words = [sys.executable, __file__, "--out", str(args.out), "--device", args.device]
     words += ["--reduced"] * args.reduced + (["--wheels", str(args.wheels)] if args.wheels else [])
+    start = time.monotonic()
     for name in args.parts:
-        begin, limit = time.monotonic(), PARTS[name].seconds * (1 if args.device == "cuda" else 10)
+        begin, limit = time.monotonic(), PARTS[name].seconds
+        if args.device == "cuda":
+            limit = max(20, min(limit, WHOLE - (begin - start)))
+        else:
+            limit *= 10
         file.write_text("[]")
         code = run_limited([*words, "--only", name, str(limit)], limit, log)
         found, taken = json.loads(file.read_text()), time.monotonic() - begin

@@ -43,13 +43,14 @@ def test_every_part_runs_at_reduced_size(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     statuses = {row["check"]: row["status"] for row in rows}
     assert ended.returncode == 0, [row for row in rows if row["status"] == "failed"]
-    assert {"right", "no-sync", "fast", "real", "cpu"} == {row["part"] for row in rows}
+    assert {"right", "no-sync", "fast", "real", "cpu", "study"} == {row["part"] for row in rows}
     assert [check for check, status in statuses.items() if status == "not run"] == [
         "device_map over two devices, flash attention", "LLaVA-1.5's own llava.train", "timm tower of the probe",
     ]  # fmt: skip
     assert Counter(statuses.values())["ok"] >= 40
     assert (tmp_path / "results.md").read_text().count("\n| ") == len(rows) + 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "results.json", "results.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "results.json", "results.md", "study"]
+    assert {"baseline_seed0.json", "l2-0.1_seed0.json"} == {path.name for path in (tmp_path / "study/large").iterdir()}
 
 
 @pytest.mark.parametrize("method", ["l2", "cosine"])

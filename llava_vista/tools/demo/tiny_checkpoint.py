@@ -6,6 +6,7 @@ They load with the same calls as Vicuna and openai/clip-vit-large-patch14-336.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+TOKENIZER = {
+    "tokenizer_class": "LlamaTokenizer", "legacy": True, "padding_side": "right", "model_max_length": 2048,
+    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
+}  # fmt: skip
 #: Words of LLaVA's v1 template, which the tokenizer must know.
 TEMPLATE_TEXTS = (f"{SYSTEM_PROMPT} USER: question ASSISTANT: answer",)
 
@@ -70,7 +75,7 @@ def build_tiny_llava(
 def write_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int) -> int:
     """Train a SentencePiece model on ``texts``, save it as Llama's slow tokenizer, and return its length."""
     import sentencepiece
-    from transformers import LlamaTokenizer
+    from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     lines = [line for text in (*TEMPLATE_TEXTS, *texts) for line in text.split("\n") if line]
@@ -90,11 +95,9 @@ def write_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int) -> int:
         num_threads=1,
         minloglevel=2,
     )
-    vocab_file = folder / "tokenizer.model"
-    vocab_file.write_bytes(model.getvalue())
-    tokenizer = LlamaTokenizer(str(vocab_file), legacy=True, padding_side="right", model_max_length=2048)
-    tokenizer.save_pretrained(folder)
-    return len(tokenizer)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER))
+    return len(AutoTokenizer.from_pretrained(folder, use_fast=False))
 
 
 def write_llama(
@@ -130,7 +133,7 @@ def write_vision_tower(folder: Path, *, image_size: int, patch_size: int, hidden
         patch_size=patch_size,
     )
     model = CLIPVisionModel(config)
-    embeddings = model.vision_model.embeddings
+    embeddings = getattr(model, "vision_model", model).embeddings  # transformers 5 has no inner model
     # A random projection keeps colour and shape. Position embeddings get the same scale: at CLIP's initial scale the
     # patches would hide them, and no layer could distinguish top left from bottom right.
     with torch.no_grad():
