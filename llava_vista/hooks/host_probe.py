@@ -9,28 +9,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
 
 from .. import __version__
-from ..attach.observation import Observation, Observer
 from ..config import VistaConfig
 from ..errors import ProbeError
 from ..logging import say, warn_once
-from ..objective import AlignmentHead, Text
-from .image_information import Information, measure, output_head, slope_sums
+from .probed_samples import BIN_ENDS, SampleProbe
 from .process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from .refusals import refuse_what_cannot_be
 from .run_record import versions
 
 FILE_NAME = "probe.json"
 BATCHES = 16
-#: Last position of each bin; a position is the number of the supervised token in its sample.
-BIN_ENDS = tuple(2**power for power in range(16))
 
 
 def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
@@ -47,8 +41,7 @@ def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
     """
     folder = Path(os.environ[PROBE_VARIABLE])
     refuse(trainer, resume)
-    samples, sums = HostProbe(trainer, config).measure(_batches())
-    ranks = _gather((samples, sums))
+    ranks = _gather(measure_batches(trainer, config, _batches()))
     if trainer.is_world_process_zero():
         record = make_record(trainer, config, ranks)
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,149 +102,44 @@ def refuse(trainer: Any, resume: Any) -> None:
                          "another output_dir.")  # fmt: skip
 
 
-class HostProbe:
-    """Listens to the decoder passes of a model in evaluation mode.
-
-    Args:
-        trainer: the host's.
-        config: of the estimator.
+def measure_batches(trainer: Any, config: VistaConfig, batches: int) -> list[dict[str, Any]]:
+    """Go over so many batches of the host's own loader; return a record of each sample with an image.
 
     Raises:
-        VistaError: the model is not known, or has no logits to measure.
+        VistaError: the model is not known, or its logits cannot be measured.
     """
-
-    def __init__(self, trainer: Any, config: VistaConfig) -> None:
-        self.trainer, self.model = trainer, trainer.model
-        self._head = AlignmentHead(config).eval()
-        self._observer = Observer(self.model, self)
-        self._logits: nn.Module = output_head(self._observer.inner)
-        self._passes: list[tuple[Text, Tensor, Information, list[int]]] = []
-        self._left_out = 0
-        #: Sxy, Sxx of the slope
-        self._slope = [0.0, 0.0]
-
-    def measure(self, batches: int) -> tuple[list[dict[str, Any]], list[float]]:
-        """Go over so many batches; return a record for each sample with an image, and Sxy and Sxx of the slope.
-
-        Raises:
-            ProbeError: the logits are not the host's, or no sample could be measured.
-        """
-        arguments, accelerator = self.trainer.args, self.trainer.accelerator
-        loader = self.trainer.get_train_dataloader()
-        if next(self.model.parameters()).device != arguments.device and not hasattr(self.model, "hf_device_map"):
-            self.model.to(arguments.device)
-        self.model.eval()
-        samples: list[dict[str, Any]] = []
-        for number, inputs in enumerate(loader):
-            if number == batches:
-                break
-            # The check of a family that is not known by name needs gradients.
-            with torch.set_grad_enabled(number == 0 and self._observer.adapter.fallback), accelerator.autocast():
-                loss = self.trainer.compute_loss(self.model, self.trainer._prepare_inputs(inputs))
-            samples += [{"batch": number, **sample} for sample in self._samples(loss)]
-        self._observer.remove()
-        if self._left_out:
-            warn_once(f"{PROBE_VARIABLE}: {self._left_out} samples without an image or supervised text are left out.")
-        return samples, self._slope
-
-    # --- listener of the decoder passes ---
-
-    def decoder_called(self, observation: Observation) -> None:
-        """Nothing: all is known when the decoder has returned."""
-
-    def decoder_returned(self, observation: Observation) -> None:
-        embeds, hidden, layout = observation.inputs_embeds, observation.last_hidden_state, observation.layout
-        if embeds is None or hidden is None:
-            self._left_out += 0 if hidden is None else len(hidden)
-            return
-        found = measure(self._observer, self._logits, observation, again=False)
-        if observation.problem is not None or isinstance(found, str) or layout is None or observation.labels is None:
-            raise ProbeError(f"a batch cannot be measured: {observation.problem or found}.")
-        if found is None:
-            self._left_out += len(embeds)
-            return
-        with torch.no_grad():
-            text = self._head.read_text(embeds, layout)
-            anchors = self._head.anchor(hidden, layout, text)
-        known = observation.token_ids if observation.token_ids is not None else observation.labels
-        marks = [
-            zlib.crc32(str(row[at.to(row.device)].tolist()).encode())
-            for row, at in zip(known, layout.text, strict=True)
-        ]
-        self._passes.append((text, anchors, found, marks))
-
-    def _samples(self, loss: Any) -> list[dict[str, Any]]:
-        """Return the records of the passes of one batch, and release them."""
-        passes, self._passes = self._passes, []
-        if not passes:
-            return []
-        loss = loss[0] if isinstance(loss, tuple) else loss
-        _check_cross_entropy(loss, [item[2] for item in passes])
-        text = Text.joined([item[0] for item in passes])
-        own = self._head.compare(torch.cat([item[1] for item in passes]), text)
-        margins, firsts, chances, compared = (values.tolist() for values in own)
-        records, start = [], 0
-        for one, _, information, marks in passes:
-            for sum_, value in enumerate(slope_sums(information)):
-                self._slope[sum_] += float(value)
-            for row, mark in enumerate(marks):
-                nats, at = information.nats[information.sample == row], start + row
-                if not len(nats):
-                    self._left_out += 1
-                    continue
-                has_other = compared[at] > 0
-                records.append({
-                    "text": f"{mark:08x}",
-                    **_binned(nats, information.number[information.sample == row]),
-                    "margin": margins[at] if has_other else None,
-                    "own_first": firsts[at] if has_other else None,
-                    "chance": chances[at] if has_other else None,
-                })  # fmt: skip
-            start += len(one.valid)
-        return records
+    arguments, accelerator, model = trainer.args, trainer.accelerator, trainer.model
+    loader, probe = trainer.get_train_dataloader(), SampleProbe(model, config)
+    if next(model.parameters()).device != arguments.device and not hasattr(model, "hf_device_map"):
+        model.to(arguments.device)
+    model.eval()
+    samples: list[dict[str, Any]] = []
+    for number, inputs in enumerate(loader):
+        if number == batches:
+            break
+        # The check of a family that is not known by name needs gradients.
+        with torch.set_grad_enabled(number == 0 and probe.observer.adapter.fallback), accelerator.autocast():
+            loss = trainer.compute_loss(model, trainer._prepare_inputs(inputs))
+        samples += [{"batch": number, **sample.record} for sample in probe.take(loss)]
+    probe.observer.remove()
+    if probe.left_out:
+        warn_once(f"{PROBE_VARIABLE}: {probe.left_out} samples without an image or supervised text are left out.")
+    return samples
 
 
-def _check_cross_entropy(loss: Tensor, passes: list[Information]) -> None:
-    """Compare the logits that were measured with the host's by its loss.
-
-    Raises:
-        ProbeError: they differ.
-    """
-    counts = torch.stack([one.supervised for one in passes])
-    mean = float((torch.stack([one.cross_entropy for one in passes]) * counts).sum() / counts.sum())
-    found, tolerance = float(loss.detach().float().mean()), max(one.tolerance for one in passes)
-    if abs(found - mean) > tolerance * abs(mean):
-        raise ProbeError(
-            f"the host's loss is {found:.6g}, and the cross-entropy of its output embeddings on the decoder's output "
-            f"is {mean:.6g}: capped or scaled logits, label smoothing, or another term in the loss. What the image "
-            "adds cannot be measured here."
-        )
-
-
-def _binned(nats: Tensor, number: Tensor) -> dict[str, Any]:
-    """Return the sum of nats and the number of tokens in each bin, up to the last that has one."""
-    ends = torch.tensor(BIN_ENDS, device=number.device)
-    at = torch.bucketize(number, ends).clamp(max=len(BIN_ENDS) - 1)
-    tokens = torch.bincount(at)
-    sums = torch.zeros(len(tokens), dtype=torch.float64, device="cpu").index_add(0, at.cpu(), nats.double().cpu())
-    return {"nats": sums.tolist(), "tokens": tokens.tolist()}
-
-
-def make_record(
-    trainer: Any, config: VistaConfig, ranks: list[tuple[list[dict[str, Any]], list[float]]]
-) -> dict[str, Any]:
-    """Return ``probe.json``: every sample, and the means over all of them.
+def make_record(trainer: Any, config: VistaConfig, ranks: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return ``probe.json``: every sample of all ranks, and the means over them.
 
     Raises:
         ProbeError: there is no sample.
     """
-    samples = [{"rank": rank, **sample} for rank, (found, _) in enumerate(ranks) for sample in found]
+    samples = [{"rank": rank, **sample} for rank, found in enumerate(ranks) for sample in found]
     if not samples:
         raise ProbeError(
             "no sample of these batches has both an image and supervised text: there is nothing to measure."
         )
     tokens = sum(sum(sample["tokens"]) for sample in samples)
-    xy, xx = (sum(column) for column in zip(*(sums for _, sums in ranks), strict=True))
+    xy, xx = (sum(column) for column in zip(*(sample["slope"] for sample in samples), strict=True))
     compared = [sample for sample in samples if sample["margin"] is not None]
     means = {
         key: sum(sample[key] for sample in compared) / len(compared) if compared else None
@@ -265,7 +153,7 @@ def make_record(
         "options": config.to_dict(),
         "seed": trainer.args.seed,
         "ranks": len(ranks),
-        "position": "number of the supervised token in its sample, from 1; a bin ends with `bin_ends`",
+        "position": "number of the supervised (or text) token in its sample, from 1; a bin ends with `bin_ends`",
         "bin_ends": BIN_ENDS,
         "information": sum(sum(sample["nats"]) for sample in samples) / tokens,
         "slope": xy / xx if xx else None,

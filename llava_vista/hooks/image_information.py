@@ -6,7 +6,7 @@ the text keeps its position ids, and neither the vision tower nor the merge runs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from ..attach.observation import Observation, Observer
 from ..errors import ProbeError
+from ..layout import SequenceLayout
+from ..objective.head import number_text, of_each_position
+from ..objective.text_sums import per_sample, wide
 from .accumulation import TOLERANCE
 
 #: Rows of logits that are made float32 at a time.
@@ -85,20 +88,28 @@ def side_pass(*modules: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 class Information(NamedTuple):
-    """One decoder pass. Tokens are those with a label, of samples with an image.
+    """One decoder pass. Its n tokens are those with a label, of samples with an image.
 
-    nats (n,): float32, log p with the image less log p without.
-    sample (n,): their row. number (n,): 1 for the first supervised token of the sample.
-    cross_entropy, supervised (): mean over all tokens with a label, as the training pass has it, and their number.
+    A host may cap or scale its logits; K counts the ways that `logit_maps` found, and the host's own loss tells which.
+
+    with_image, without (K, n): log p, float32.
+    sample (n,): the number of the token's row, or span. number (n,): 1 for the first supervised token of the sample.
+    cross_entropy (K,), supervised (): mean over all tokens with a label, as the training pass has it, and their number.
     tolerance: at which the host's own cross-entropy equals it.
     """
 
-    nats: Tensor
+    with_image: Tensor
+    without: Tensor
     sample: Tensor
     number: Tensor
     cross_entropy: Tensor
     supervised: Tensor
     tolerance: float
+
+    @property
+    def nats(self) -> Tensor:
+        """(K, n) what the image adds to each token."""
+        return self.with_image - self.without
 
 
 def output_head(inner: nn.Module) -> nn.Module:
@@ -113,6 +124,24 @@ def output_head(inner: nn.Module) -> nn.Module:
     return head
 
 
+def logit_maps(inner: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    """Return what the host may do to its head's logits: nothing, or what its configuration has values for.
+
+    A class may ignore a value that its configuration holds (Gemma 3 with images, an older PaliGemma), so this only names
+    candidates.
+    """
+    config: Any = getattr(inner, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    maps: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
+    if cap := getattr(text, "final_logit_softcapping", None):
+        maps.append(lambda logits: cap * torch.tanh(logits / cap))
+    if factor := getattr(text, "logit_scale", None):
+        maps.append(lambda logits: factor * logits)
+    if divisor := getattr(text, "logits_scaling", None):
+        maps.append(lambda logits: logits / divisor)
+    return maps
+
+
 def _masked(observation: Observation) -> dict[str, Any]:
     """Return the arguments of a pass without the image.
 
@@ -122,15 +151,48 @@ def _masked(observation: Observation) -> dict[str, Any]:
     layout, hidden, labels = observation.layout, observation.last_hidden_state, observation.labels
     if hidden is None or layout is None or labels is None:
         raise ProbeError(str(observation.problem or "the labels of the merged sequence are not known"))
-    if layout.shape != hidden.shape[:2] or layout.spans is not None:
-        raise ProbeError("several samples share a row (packing)")
+    mask = observation.arguments.get("attention_mask")
+    if layout.shape != hidden.shape[:2] or (layout.spans is not None and not _separates(mask)):
+        raise ProbeError(
+            "several samples share a row (packing), and no attention mask keeps them apart that the image could be "
+            "taken out of"
+        )
     if observation.arguments.get("past_key_values") is not None:
         raise ProbeError("the decoder got past_key_values")
-    return {"attention_mask": mask_image(observation.arguments.get("attention_mask"), layout.image.to(hidden.device))}
+    return {"attention_mask": mask_image(mask, layout.image.to(hidden.device))}
 
 
-def measure(observer: Observer, head: nn.Module, observation: Observation, *, again: bool) -> Information | str | None:
-    """Measure one decoder pass that has just returned.
+def _separates(mask: Any) -> bool:
+    """Return whether the mask itself keeps the samples of a row apart: by (L, L) blocks, or by their numbers.
+
+    Position ids or lengths alone do so only where there is no mask, and a mask would join the samples.
+    """
+    if isinstance(mask, dict):
+        return all(map(_separates, mask.values()))
+    if not isinstance(mask, Tensor) or mask.dtype == torch.bool:
+        return isinstance(mask, Tensor) and mask.ndim == 4
+    return mask.ndim == 4 or bool((mask > 1).any())
+
+
+def _numbered(labels: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
+    """Return the sample of each supervised position (B, L), and the number of its token there, from 1.
+
+    The sample is -1 where there is no label, no image, or nothing before the token in its sample that predicts it.
+    """
+    wanted = labels >= 0
+    starts = [(slice(None), 0)] if layout.spans is None else [(span.row, span.start) for span in layout.spans]
+    for at in starts:
+        wanted[at] = False
+    has_image = per_sample(torch.any, layout.image.to(labels.device), layout.spans)  # (N,)
+    number = torch.arange(1, len(has_image) + 1, device=labels.device).masked_fill(~has_image, 0)
+    sample = of_each_position(number, layout).expand_as(labels) - 1
+    return sample.masked_fill(~wanted, -1), number_text(wanted, layout.spans)[0]
+
+
+def measure(
+    observer: Observer, head: nn.Module, observation: Observation, *, again: bool = False
+) -> Information | str | None:
+    """Measure one decoder pass that has returned.
 
     Under ZeRO-3 and FSDP each call of a module is a collective, so the number of calls depends on ``again`` alone:
     with or without images, labels or a mask that can be changed.
@@ -169,42 +231,45 @@ def measure(observer: Observer, head: nn.Module, observation: Observation, *, ag
             labels = labels.to(hidden.device)
             at = (labels[:, 1:] >= 0).nonzero()  # (n, 2), the position before each token
             wanted = labels[at[:, 0], at[:, 1] + 1]
-        trained, dtype = _log_probs(head, hidden, at, wanted)
-        with_image = _log_probs(head, seen, at, wanted)[0] if again else trained
-        without = _log_probs(head, blind, at, wanted)[0]
+        maps = logit_maps(observer.inner)
+        trained, dtype = _log_probs(head, maps, hidden, at, wanted)
+        with_image = _log_probs(head, maps, seen, at, wanted)[0] if again else trained
+        without = _log_probs(head, maps, blind, at, wanted)[0]
         if problem or labels is None or observation.layout is None or not len(at):
             return problem or None
-        supervised = labels[:, 1:] >= 0
-        number = supervised.cumsum(dim=1)[at[:, 0], at[:, 1]]
-        counted = observation.layout.image.to(hidden.device).any(dim=1)[at[:, 0]]
+        sample, number = (one[at[:, 0], at[:, 1] + 1] for one in _numbered(labels, observation.layout))
+        counted = sample >= 0
         return Information(
-            (with_image - without)[counted],
-            at[counted, 0],
+            with_image[:, counted],
+            without[:, counted],
+            sample[counted],
             number[counted],
-            -trained.mean(),
-            supervised.sum(),
+            -trained.mean(dim=1),
+            (labels[:, 1:] >= 0).sum(),
             _EXACT if dtype == torch.float32 else TOLERANCE,
         )
 
 
-def _log_probs(head: nn.Module, hidden: Tensor, at: Tensor, wanted: Tensor) -> tuple[Tensor, torch.dtype]:
-    """Return log p (n,) float32 of the tokens ``wanted`` (n,) after positions ``at`` (n, 2), and the logits' dtype."""
+def _log_probs(
+    head: nn.Module, maps: list[Callable[[Tensor], Tensor]], hidden: Tensor, at: Tensor, wanted: Tensor
+) -> tuple[Tensor, torch.dtype]:
+    """Return log p (K, n) float32 of the tokens ``wanted`` (n,) after positions ``at`` (n, 2), and the logits' dtype."""
     rows = hidden.detach()[at[:, 0], at[:, 1]]
     logits = head(rows)  # (n, V)
     parts = [
-        -cross_entropy(chunk.float(), ids, reduction="none")
+        torch.stack([-cross_entropy(change(chunk).float(), ids, reduction="none") for change in maps])
         for chunk, ids in zip(logits.split(_CHUNK), wanted.split(_CHUNK), strict=True)
     ]
-    return torch.cat(parts), logits.dtype
+    return torch.cat(parts, dim=1), logits.dtype
 
 
-def slope_sums(information: Information) -> tuple[Tensor, Tensor]:
-    """Return Sxy and Sxx () over the samples of a pass: their ratio is the slope of nats over position.
+def slope_sums(values: Tensor, sample: Tensor, number: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Return Sxy and Sxx (samples,) of values (n,) over the number (n,) of their token in its sample (n,).
 
-    About each sample's own mean position, so that a difference between samples is no slope.
+    Their sums' ratio is the slope. They are about each sample's own means, so a difference between samples is no slope.
     """
-    nats, number = information.nats.double(), information.number.double()
-    rows = int(information.sample.max()) + 1 if len(nats) else 0
-    count = torch.bincount(information.sample, minlength=rows)
-    distance = number - (count[information.sample] + 1) / 2  # numbers run from 1 to the count
-    return (distance * nats).sum(), distance.square().sum()
+    none = wide(torch.zeros(samples, device=values.device))
+    values, number = wide(values), wide(number)
+    mean = none.index_add(0, sample, number) / torch.bincount(sample, minlength=samples).clamp(min=1)
+    distance = number - mean[sample]
+    return none.index_add(0, sample, distance * values), none.index_add(0, sample, distance.square())

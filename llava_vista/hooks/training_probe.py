@@ -17,9 +17,9 @@ from ..errors import ProbeError
 from ..logging import warn_once
 from ..objective.text_sums import wide
 from .accumulation import LossScale, divided_means
-from .image_information import Information, measure, output_head, random_state, slope_sums
+from .image_information import Information, logit_maps, measure, output_head, random_state, slope_sums
 
-_SUMS = ("nats", "tokens", "xy", "xx", "compared", "equal")
+_SUMS = ("nats", "tokens", "xy", "xx", "compared", "equal", "off")
 
 
 class TrainingProbe:
@@ -28,8 +28,8 @@ class TrainingProbe:
     There autocast, gathered parameters and a compiled caller are the training's own. A step that is not measured costs
     nothing, and nothing is read from the device but in a measured step and beside a log record.
 
-    Nothing is logged before the logits that the probe makes have given the host's own cross-entropy: a host may cap or
-    scale them on the way, and where it does, one warning says that the information cannot be measured.
+    Nothing is logged before the logits that the probe makes have given the host's own cross-entropy: a host may change
+    them on the way, and where its configuration does not say how, one warning says that they cannot be measured.
 
     Args:
         trainer: the host's.
@@ -120,14 +120,16 @@ class TrainingProbe:
     # --- the averages ---
 
     def _add(self, found: Information, loss: Tensor, num_items: Any) -> None:
-        mean, world = found.cross_entropy, self._trainer.args.world_size
+        mean, world = found.cross_entropy, self._trainer.args.world_size  # (K,)
         loss = loss.to(mean.device)
-        forms = [mean, *divided_means(mean, found.supervised, self._scale.window, num_items, world)]
-        equal = torch.stack([(loss - form).abs() <= found.tolerance * form.abs() for form in forms]).any()
-        xy, xx = slope_sums(found)
-        ones = torch.ones_like(equal)
-        values = [wide(found.nats).sum(), ones * len(found.nats), xy, xx, ones, equal]
-        sums = torch.stack([wide(value) for value in values])
+        forms = torch.stack([mean, *divided_means(mean, found.supervised, self._scale.window, num_items, world)])
+        off = (loss - forms).abs()  # (forms, K)
+        equal = (off <= found.tolerance * forms.abs()).any(dim=0)
+        ones, samples = torch.ones_like(mean), int(found.sample.max()) + 1 if len(found.sample) else 0
+        slopes = [slope_sums(nats, found.sample, found.number, samples) for nats in found.nats]
+        xy, xx = (torch.stack([part[which].sum() for part in slopes]) for which in (0, 1))
+        values = [wide(found.nats).sum(dim=1), ones * len(found.sample), xy, xx, ones, equal, off.amin(dim=0)]
+        sums = torch.stack([wide(value) for value in values], dim=1)  # (K, 7)
         self._sums = sums if self._sums is None else self._sums + sums
 
     def read(self) -> dict[str, float]:
@@ -139,16 +141,21 @@ class TrainingProbe:
         """
         if self._head is None:
             return {}
-        sums = wide(torch.zeros(len(_SUMS), device=self._device)) if self._sums is None else self._sums
+        ways = len(logit_maps(self._observer.inner))
+        sums = wide(torch.zeros((ways, len(_SUMS)), device=self._device)) if self._sums is None else self._sums
         self._sums = None
-        total = dict(zip(_SUMS, gather_ranks(sums).sum(dim=0).tolist(), strict=True))
+        gathered = gather_ranks(sums.flatten()).sum(dim=0).view(ways, -1).tolist()
+        every = [dict(zip(_SUMS, row, strict=True)) for row in gathered]
+        # Of what the host may do to its logits, what it does gives its own loss in every batch, and best.
+        total = min(every, key=lambda one: (-one["equal"], one["off"]))
         if total["equal"] < total["compared"]:
             self._head = None  # on every rank: the sums are the same
             warn_once(
                 f"vista_information cannot be measured: the cross-entropy of {type(self._observer.inner).__name__}'s "
-                "output embeddings on the decoder's output is not the loss that the host has (capped or scaled logits, "
-                f"label smoothing, another term in the loss?) in {int(total['compared'] - total['equal'])} of "
-                f"{int(total['compared'])} measured batches. Leave out --vista_probe_steps."
+                "output embeddings on the decoder's output is not the loss that the host has (logits changed in another "
+                "way than its configuration says, label smoothing, another term in the loss?) in "
+                f"{int(total['compared'] - total['equal'])} of {int(total['compared'])} measured batches. Leave out "
+                "--vista_probe_steps."
             )
             return {}
         if not total["tokens"]:

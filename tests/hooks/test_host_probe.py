@@ -12,10 +12,10 @@ import torch
 from literal import literal_own_text
 from runs import COMMON, HERE, SCRIPT, launcher, run
 from tiny_llava import build, make_batch
+from traced import answer_log_probs, trace
 
 from llava_vista import cli
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.forward_trace import Tracer
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -30,18 +30,15 @@ def command(start: str, tower: str, output: Path, *words: str) -> list[str]:
 def expected(tower: str, seeds: tuple[int, ...]) -> dict[str, Any]:
     """Nats of each supervised token of the rows with these seeds, and their margin, from the probe's passes."""
     nats, ids, embeds, hidden, kinds = [], [], [], [], []
-    with Tracer(build("llama", tower).eval()) as tracer:
-        for seed in seeds:
-            batch = make_batch((1 + seed % 2,), seed=seed)
-            seen, blind = (tracer.trace(batch, blind=blind) for blind in (False, True))
-            at = seen.layout.answer[0].nonzero().flatten()
-            wanted = batch["labels"][batch["labels"] >= 0][: len(at)]
-            scores = [trace.logits[0, at - 1].double().log_softmax(dim=-1) for trace in (seen, blind)]
-            nats.append((scores[0] - scores[1]).gather(1, wanted[:, None]).flatten())
-            embeds.append(seen.inputs_embeds[0].detach())
-            hidden.append(seen.last_hidden_state[0].detach())
-            kinds.append(seen.layout.image[0].long() - (~seen.layout.text[0] & ~seen.layout.image[0]).long())
-            ids.append(torch.full((len(kinds[-1]),), seed))  # no two texts are equal
+    model = build("llama", tower).eval()
+    for seed in seeds:
+        batch = make_batch((1 + seed % 2,), seed=seed)
+        seen, blind = (trace(model, batch, blind=blind) for blind in (False, True))
+        nats.append(answer_log_probs(seen)[0] - answer_log_probs(blind)[0])
+        embeds.append(seen.inputs_embeds[0].detach())
+        hidden.append(seen.last_hidden_state[0].detach())
+        kinds.append(seen.layout.image[0].long() - (~seen.layout.text[0] & ~seen.layout.image[0]).long())
+        ids.append(torch.full((len(kinds[-1]),), seed))  # no two texts are equal
     pad = torch.nn.utils.rnn.pad_sequence
     margin, first, chance, compared = literal_own_text(
         "l2", pad(ids, True), pad(embeds, True), pad(hidden, True), pad(kinds, True, -1)

@@ -7,9 +7,9 @@ import torch
 from runs import COMMON, HERE, SCRIPT, equal, history, launcher, run, weights
 from tiny_llava import build, make_batch
 from tiny_train import ModelArguments, arguments, make_trainer
+from traced import answer_log_probs, trace
 
 from llava_vista import VistaConfig, install, uninstall
-from llava_vista.tools.probe.forward_trace import Tracer
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -41,14 +41,11 @@ def test_llava_is_measured_and_trains_as_without(tower_path, tmp_path, case: str
 
     # LoRA starts at zero, so all three begin with the same model; its first batch is one of the 32 rows.
     wanted = []
-    with Tracer(build("llama", tower_path).eval()) as tracer:
-        for seed in range(32):
-            batch = make_batch((1,), seed=seed)
-            seen, blind = (tracer.trace(batch, blind=blind) for blind in (False, True))
-            at = seen.layout.answer[0].nonzero().flatten()
-            ids = batch["labels"][batch["labels"] >= 0][: len(at)]
-            scores = [trace.logits[0, at - 1].double().log_softmax(dim=-1) for trace in (seen, blind)]
-            wanted.append(float((scores[0] - scores[1]).gather(1, ids[:, None]).mean()))
+    model = build("llama", tower_path).eval()
+    for seed in range(32):
+        batch = make_batch((1,), seed=seed)
+        seen, blind = (answer_log_probs(trace(model, batch, blind=blind))[0] for blind in (False, True))
+        wanted.append(float((seen - blind).mean()))
     assert min(abs(records[0]["vista_information"] - value) for value in wanted) < 1e-6
 
 

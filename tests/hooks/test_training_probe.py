@@ -12,14 +12,13 @@ from native_models import FAMILIES
 from stand_in import IMAGE_LABEL, Rows, StandIn, StandInAdapter, arguments, build, collate
 from torch import nn
 from torch.nn.functional import cross_entropy
+from traced import answer_log_probs, trace
 from transformers import Trainer, TrainingArguments
 
 from llava_vista import ConfigError, VistaConfig, install, register_adapter, uninstall
 from llava_vista.adapters import ADAPTERS
-from llava_vista.attach.observation import Observer, Recorder
 from llava_vista.config import read_environment
-from llava_vista.hooks.host_probe import HostProbe
-from llava_vista.tools.probe.forward_trace import Tracer
+from llava_vista.hooks.host_probe import measure_batches
 
 pytestmark = pytest.mark.environments("latest", "older")
 KEYS = ("vista_information", "vista_information_slope", "vista_information_tokens")
@@ -56,26 +55,17 @@ def train(
     return trainer
 
 
-@torch.no_grad()
 def traced_information(model: nn.Module, batch: dict) -> tuple[float, float, int]:
-    """Mean, slope over the number of the token in its sample, and count: literal loops over the probe's own passes."""
-    with Tracer(model.eval()) as tracer:
-        tracer._layout = lambda: tracer._recorder.last.layout  # rows without an image are left out below
-        seen, blind = (tracer.trace(batch, blind=blind) for blind in (False, True))
-    observer = Observer(model, recorder := Recorder())
-    model(**batch)
-    observer.remove()
-    labels = recorder.last.labels  # of the merged sequence, where the host merges
-    has_image = seen.layout.image.any(dim=1)
+    """Mean, slope over the number of the token in its sample, and count: literal loops over whole forward passes."""
+    seen, blind = (trace(model.eval(), batch, blind=blind) for blind in (False, True))
     values, xy, xx = [], 0.0, 0.0
-    for row in has_image.nonzero().flatten().tolist():
-        at = (labels[row, 1:] >= 0).nonzero().flatten() + 1
-        scores = [trace.logits[row].double().log_softmax(dim=-1) for trace in (seen, blind)]
-        nats = [float((scores[0] - scores[1])[i - 1, labels[row, i]]) for i in at.tolist()]
-        middle = (len(nats) + 1) / 2
-        xy += sum((number - middle) * value for number, value in enumerate(nats, start=1))
-        xx += sum((number - middle) ** 2 for number in range(1, len(nats) + 1))
-        values += nats
+    for row, scores in enumerate(zip(*map(answer_log_probs, (seen, blind)), strict=True)):
+        if seen.layout.image[row].any():
+            nats = (scores[0] - scores[1]).tolist()
+            middle = (len(nats) + 1) / 2
+            xy += sum((number - middle) * value for number, value in enumerate(nats, start=1))
+            xx += sum((number - middle) ** 2 for number in range(1, len(nats) + 1))
+            values += nats
     return sum(values) / len(values), xy / xx, len(values)
 
 
@@ -105,7 +95,7 @@ def test_a_class_is_measured_and_trains_as_without(tmp_path, name: str, caplog) 
     # LLAVA_VISTA_PROBE's pass over the host's loader, on the same model
     uninstall()
     trainer = Trainer(model(), probed.args, train_dataset=data, data_collator=lambda given: given[0])
-    samples, _ = HostProbe(trainer, VistaConfig(method="cosine")).measure(3)
+    samples = measure_batches(trainer, VistaConfig(method="cosine"), 3)
     assert sum(sum(sample["nats"]) for sample in samples) == pytest.approx(sum(a * n for a, _, n in wanted), abs=1e-4)
     assert sum(sum(sample["tokens"]) for sample in samples) == sum(n for _, _, n in wanted)
     assert all(0 <= sample["own_first"] <= 1 for sample in samples)

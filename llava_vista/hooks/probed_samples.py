@@ -1,0 +1,169 @@
+"""Samples of decoder passes in evaluation mode: what the image adds to each, and what its state says of its text."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from ..attach.observation import Observation, Observer
+from ..config import VistaConfig
+from ..errors import ProbeError
+from ..layout import SequenceLayout, Span
+from ..objective import AlignmentHead, Text
+from .image_information import Information, measure, output_head, slope_sums
+
+#: Last position of each bin; a position is the number of a token in its sample, from 1.
+BIN_ENDS = tuple(2**power for power in range(16))
+
+
+class ProbedSample(NamedTuple):
+    """One sample with an image and supervised text.
+
+    nats: (m,) what the image adds to each supervised token. number: of the sample in its batch.
+    record: plain values for the JSON. Sums and numbers of tokens are by bin: ``nats`` and ``tokens`` of supervised
+        tokens, ``cosine``, ``l2`` and ``text_tokens`` of all text tokens. ``slope`` holds Sxy and Sxx.
+    """
+
+    nats: Tensor
+    number: int
+    record: dict[str, Any]
+
+
+class _Pass(NamedTuple):
+    """One decoder pass: what its samples' records are made of."""
+
+    text: Text
+    anchors: Tensor
+    information: Information
+    alignment: list[dict[str, Any]]
+
+
+class SampleProbe:
+    """Measures the samples of each decoder pass, by one more pass without the image.
+
+    Args:
+        model: in evaluation mode.
+        config: of the estimator that margin and own first are measured with.
+
+    Raises:
+        VistaError: the model is not known, or has no logits to measure.
+    """
+
+    def __init__(self, model: nn.Module, config: VistaConfig) -> None:
+        self._head = AlignmentHead(config).eval()
+        self.observer = Observer(model, self)
+        self._logits = output_head(self.observer.inner)
+        self._passes: list[_Pass] = []
+        #: Samples without an image or supervised text.
+        self.left_out = 0
+
+    def decoder_called(self, observation: Observation) -> None:
+        """Do nothing: all is known when the decoder has returned."""
+
+    def decoder_returned(self, observation: Observation) -> None:
+        embeds, hidden, layout = observation.inputs_embeds, observation.last_hidden_state, observation.layout
+        if embeds is None or hidden is None:
+            self.left_out += 0 if hidden is None else len(hidden)
+            return
+        found = measure(self.observer, self._logits, observation)
+        if observation.problem is not None or isinstance(found, str) or layout is None or observation.labels is None:
+            raise ProbeError(f"a batch cannot be measured: {observation.problem or found}.")
+        if found is None:
+            self.left_out += layout.samples
+            return
+        with torch.no_grad():
+            text = self._head.read_text(embeds, layout)
+            anchors = self._head.anchor(hidden, layout, text)
+            known = observation.token_ids if observation.token_ids is not None else observation.labels
+            self._passes.append(_Pass(text, anchors, found, _alignments(embeds, anchors, layout, known)))
+
+    def take(self, loss: Any) -> list[ProbedSample]:
+        """Return the samples of the passes since the last call, and release them.
+
+        Args:
+            loss: the host's own cross-entropy of these passes; a tuple begins with it.
+
+        Raises:
+            ProbeError: the logits that were measured are not the host's.
+        """
+        passes, self._passes = self._passes, []
+        if not passes:
+            return []
+        way = _way_of_the_host(loss[0] if isinstance(loss, tuple) else loss, [one.information for one in passes])
+        text = Text.joined([one.text for one in passes])
+        own = self._head.compare(torch.cat([one.anchors for one in passes]), text)
+        margins, firsts, chances, compared = (values.tolist() for values in own)
+        samples, start = [], 0
+        for one in passes:
+            information, size = one.information, len(one.alignment)
+            every, of, number = information.nats[way], information.sample, information.number
+            slopes = torch.stack(slope_sums(every, of, number, size), dim=1).tolist()
+            for at, alignment in enumerate(one.alignment):
+                nats, sample = every[of == at], start + at
+                if not len(nats):
+                    self.left_out += 1
+                    continue
+                (sums,), tokens = binned(nats[None], number[of == at])
+                record = {**alignment, "nats": sums, "tokens": tokens, "slope": slopes[at]}
+                for key, values in (("margin", margins), ("own_first", firsts), ("chance", chances)):
+                    record[key] = values[sample] if compared[sample] > 0 else None
+                samples.append(ProbedSample(nats, sample, record))
+            start += size
+        return samples
+
+
+def _way_of_the_host(loss: Tensor, passes: list[Information]) -> int:
+    """Return which of the K ways to make logits gives the host's own loss.
+
+    Raises:
+        ProbeError: none does.
+    """
+    counts = torch.stack([one.supervised for one in passes])
+    means = (torch.stack([one.cross_entropy for one in passes], dim=1) * counts).sum(dim=1) / counts.sum()  # (K,)
+    found, tolerance = loss.detach().double().mean().to(means.device), max(one.tolerance for one in passes)
+    if not bool(torch.isfinite(means).all()):
+        raise ProbeError("the model's logits are NaN or infinite. Load it in float32; if they stay so, its weights are "
+                         "broken.")  # fmt: skip
+    off = (found - means).abs()
+    way = int(off.argmin())
+    if bool(off[way] > tolerance * means[way].abs()):
+        raise ProbeError(
+            f"the host's loss is {float(found):.6g}, and the cross-entropy of its output embeddings on the decoder's "
+            f"output is {float(means[way]):.6g}: logits that are changed in another way than the configuration says, "
+            "label smoothing, or another term in the loss. What the image adds cannot be measured here."
+        )
+    return way
+
+
+def token_alignment(embeds: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return I of each text token (m, d) with S_n (d,), by cosine and by l2: (m,) float32 each."""
+    embeds, anchor = embeds.float(), anchor.float().to(embeds.device)
+    return cosine_similarity(embeds, anchor[None], dim=1), -(embeds - anchor).square().mean(dim=1)
+
+
+def _alignments(embeds: Tensor, anchors: Tensor, layout: SequenceLayout, known: Tensor) -> list[dict[str, Any]]:
+    """Return of each sample: a mark of its text, and its alignment by position of the text token."""
+    rows, length = layout.shape
+    found = []
+    for (row, start, stop), anchor in zip(
+        layout.spans or [Span(row, 0, length) for row in range(rows)], anchors, strict=True
+    ):
+        at = layout.text[row, start:stop]
+        ids = known[row, start:stop][at.to(known.device)].tolist()
+        both = torch.stack(token_alignment(embeds[row, start:stop][at.to(embeds.device)], anchor))
+        (cosine, l2), tokens = binned(both, torch.arange(1, len(ids) + 1, device=both.device))
+        mark = f"{zlib.crc32(str(ids).encode()):08x}"
+        found.append({"text": mark, "cosine": cosine, "l2": l2, "text_tokens": tokens})
+    return found
+
+
+def binned(values: Tensor, number: Tensor) -> tuple[list[list[float]], list[int]]:
+    """Return sums (F, bins) of values (F, n), and tokens, in the bin of each number (n,), up to the last that has one."""
+    at = torch.bucketize(number, torch.tensor(BIN_ENDS, device=number.device)).clamp(max=len(BIN_ENDS) - 1).cpu()
+    tokens = torch.bincount(at)
+    sums = torch.zeros(len(values), len(tokens), dtype=torch.float64, device="cpu")
+    return sums.index_add(1, at, values.double().cpu()).tolist(), tokens.tolist()
