@@ -18,7 +18,7 @@ from .. import __version__
 from ..config import VistaConfig
 from ..errors import ProbeError
 from ..logging import say, warn_once
-from .probed_samples import BIN_ENDS, SampleProbe
+from .probed_samples import SampleProbe, sample_means
 from .process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from .refusals import refuse_what_cannot_be
 from .run_record import versions
@@ -138,13 +138,6 @@ def make_record(trainer: Any, config: VistaConfig, ranks: list[list[dict[str, An
         raise ProbeError(
             "no sample of these batches has both an image and supervised text: there is nothing to measure."
         )
-    tokens = sum(sum(sample["tokens"]) for sample in samples)
-    xy, xx = (sum(column) for column in zip(*(sample["slope"] for sample in samples), strict=True))
-    compared = [sample for sample in samples if sample["margin"] is not None]
-    means = {
-        key: sum(sample[key] for sample in compared) / len(compared) if compared else None
-        for key in ("margin", "own_first", "chance")
-    }
     return {
         "llava_vista": __version__,
         "versions": versions(),
@@ -153,11 +146,5 @@ def make_record(trainer: Any, config: VistaConfig, ranks: list[list[dict[str, An
         "options": config.to_dict(),
         "seed": trainer.args.seed,
         "ranks": len(ranks),
-        "position": "number of the supervised (or text) token in its sample, from 1; a bin ends with `bin_ends`",
-        "bin_ends": BIN_ENDS,
-        "information": sum(sum(sample["nats"]) for sample in samples) / tokens,
-        "slope": xy / xx if xx else None,
-        "tokens": tokens,
-        **means,
-        "samples": samples,
+        **sample_means(samples),
     }

@@ -25,7 +25,7 @@ class ProbedSample(NamedTuple):
 
     nats: (m,) what the image adds to each supervised token. number: of the sample in its batch.
     record: plain values for the JSON. Sums and numbers of tokens are by bin: ``nats`` and ``tokens`` of supervised
-        tokens, ``cosine``, ``l2`` and ``text_tokens`` of all text tokens. ``slope`` holds Sxy and Sxx.
+        tokens, ``cosine``, ``l2`` and ``text_tokens`` of all text tokens. ``slope_xy`` and ``slope_xx`` are of the nats.
     """
 
     nats: Tensor
@@ -108,7 +108,8 @@ class SampleProbe:
                     self.left_out += 1
                     continue
                 (sums,), tokens = binned(nats[None], number[of == at])
-                record = {**alignment, "nats": sums, "tokens": tokens, "slope": slopes[at]}
+                xy, xx = slopes[at]
+                record = {**alignment, "nats": sums, "tokens": tokens, "slope_xy": xy, "slope_xx": xx}
                 for key, values in (("margin", margins), ("own_first", firsts), ("chance", chances)):
                     record[key] = values[sample] if compared[sample] > 0 else None
                 samples.append(ProbedSample(nats, sample, record))
@@ -167,3 +168,23 @@ def binned(values: Tensor, number: Tensor) -> tuple[list[list[float]], list[int]
     tokens = torch.bincount(at)
     sums = torch.zeros(len(values), len(tokens), dtype=torch.float64, device="cpu")
     return sums.index_add(1, at, values.double().cpu()).tolist(), tokens.tolist()
+
+
+def sample_means(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over the records of samples, and what positions are."""
+    tokens = sum(sum(sample["tokens"]) for sample in samples)
+    xy, xx = (sum(sample[key] for sample in samples) for key in ("slope_xy", "slope_xx"))
+    compared = [sample for sample in samples if sample["margin"] is not None]
+    means = {
+        key: sum(sample[key] for sample in compared) / len(compared) if compared else None
+        for key in ("margin", "own_first", "chance")
+    }
+    return {
+        "position": "number of the supervised (or text) token in its sample, from 1; a bin ends with `bin_ends`",
+        "bin_ends": BIN_ENDS,
+        "information": sum(sum(sample["nats"]) for sample in samples) / tokens,
+        "slope": xy / xx if xx else None,
+        "tokens": tokens,
+        **means,
+        "samples": samples,
+    }

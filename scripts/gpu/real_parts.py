@@ -58,7 +58,7 @@ def read_tower(options: Options) -> str:
     import timm
     from PIL import Image
 
-    from llava_vista.tools.probe.measures.shared_neighbours import TimmTower
+    from llava_vista.tools.probe.shared_neighbours import TimmTower
 
     sizes = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2}
     with tempfile.TemporaryDirectory() as folder:

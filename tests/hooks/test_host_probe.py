@@ -79,7 +79,7 @@ def test_the_host_script_measures_instead_of_training(tower_path, tmp_path, capf
     words = ["probe", "--output", str(output), "--batches", "2", "--", *command("python", tower_path, tmp_path / "run")]
     assert cli.main(words) == 0
     check(json.loads((output / "probe.json").read_text()), tower_path, [(0, (0, 1)), (0, (2, 3))])
-    assert "own text first" in capfd.readouterr().out
+    assert "own text ranked first" in capfd.readouterr().out
     assert not list((tmp_path / "run").glob("*.bin")) and not (tmp_path / "run" / "trainer_state.json").exists()
 
 

@@ -38,8 +38,9 @@ LEVELS = (10, 60, 180, 240)
 class Decoder(nn.Module):
     """inputs_embeds (B, L, WIDTH) and attention_mask (B, L) in, what each position read (B, L, WIDTH) out."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: int) -> None:
         super().__init__()
+        self.reach = reach
         self.embed_tokens = nn.Embedding.from_pretrained(torch.eye(VOCABULARY, WIDTH))
 
     def forward(self, inputs_embeds=None, attention_mask=None, position_ids=None):
@@ -47,8 +48,20 @@ class Decoder(nn.Module):
         answer_number = answer_number.cumsum(1)  # (B, L): position that predicts answer t has t
         row_number = inputs_embeds[..., VOCABULARY : VOCABULARY + PIXELS]  # (B, L, PIXELS)
         wanted = nn.functional.one_hot(answer_number.clamp(max=PIXELS), PIXELS + 1)[..., 1:].float()
+        wanted = wanted * (answer_number <= self.reach)[..., None]
         attends = torch.einsum("bqp,bkp->bqk", wanted, row_number) * attention_mask[:, None, :]
         return (torch.einsum("bqk,bkd->bqd", attends, inputs_embeds),)
+
+
+class Head(nn.Module):
+    """What a position read -> logits."""
+
+    broken = False
+
+    def forward(self, hidden):
+        logits = torch.full((*hidden.shape[:-1], VOCABULARY), -60.0)
+        logits[..., VALUE:] = PRIOR.log() + SURE * hidden[..., VOCABULARY + PIXELS :]
+        return logits * torch.nan if self.broken else logits
 
 
 class Reader(nn.Module):
@@ -56,12 +69,14 @@ class Reader(nn.Module):
 
     def __init__(self, reach: int) -> None:
         super().__init__()
-        self.reach, self.broken = reach, False
-        self.decoder = Decoder()
+        self.decoder, self.head = Decoder(reach), Head()
         self.scale = nn.Parameter(torch.ones(()))
 
     def get_input_embeddings(self):
         return self.decoder.embed_tokens
+
+    def get_output_embeddings(self):
+        return self.head
 
     def prepare_inputs_labels_for_multimodal(
         self, input_ids, position_ids, attention_mask, past_key_values, labels, images
@@ -82,17 +97,12 @@ class Reader(nn.Module):
         return None, None, mask, None, torch.stack(embeds), torch.stack(codes)
 
     def forward(self, input_ids, attention_mask, labels, images):
-        _, _, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
+        _, _, mask, _, embeds, merged = self.prepare_inputs_labels_for_multimodal(
             input_ids, None, attention_mask, None, labels, images
         )
-        read = self.decoder(inputs_embeds=embeds, attention_mask=mask)[0]  # (B, L, WIDTH)
-        number = (embeds[..., QUESTION] > 0).cumsum(1).cumsum(1)
-        value = read[..., VOCABULARY + PIXELS :] * (number <= self.reach)[..., None]
-        logits = torch.full((*read.shape[:2], VOCABULARY), -60.0)
-        logits[..., VALUE:] = PRIOR.log() + SURE * value
-        if self.broken:
-            logits[0] = torch.nan
-        return SimpleNamespace(logits=logits, loss=None)
+        logits = self.head(self.decoder(inputs_embeds=embeds, attention_mask=mask)[0])  # (B, L, VOCABULARY)
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), merged[:, 1:].flatten())
+        return SimpleNamespace(logits=logits, loss=loss)
 
 
 class AnalyticAdapter(Adapter):
@@ -106,11 +116,12 @@ class AnalyticAdapter(Adapter):
 
 
 class AnalyticHost(ProbeHost):
+    name = "analytic"
     architectures = ("Reader",)
 
     def __init__(self, folder, config, options):
         self.model, self.notes = Reader(config["reach"]).eval(), {}
-        self.model.broken = config.get("broken", False)
+        self.model.head.broken = config.get("broken", False)
 
     def encode(self, turns, image):
         values = torch.tensor([LEVELS.index(p) if p in LEVELS else -1 for p in image.convert("L").tobytes()])

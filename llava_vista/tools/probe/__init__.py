@@ -1,15 +1,12 @@
 """``llava-vista probe``: how much of a checkpoint's text depends on its image, and how that changes with position.
 
-probe_options         the options
-conversation_samples  samples from LLaVA's JSON or a folder of images
-hosts/                a model family: load a checkpoint, turn image and words into a batch
-forward_trace         one forward pass, observed through `llava_vista.attach`
-measures/             visual information, alignment, attention, neighbourhood agreement
-bootstrap             means with intervals over samples
-host_command          the host's own training script, with its model measured instead of trained
-host_records          records of such scripts, side by side and paired
-checkpoint_probe      the checkpoints one after the other, batch by batch, and the files written
-probe_table, probe_panels   the results as a table and as a figure
+probe_options          the options
+conversation_samples   samples from LLaVA's JSON or a folder of images
+hosts/                 LLaVA-1.5's and transformers' own checkpoints: load one, turn image and words into a batch
+checkpoint_probe       the checkpoints one after the other, each as a record of its samples
+layer_readings, shared_neighbours, answer_words   attention, neighbourhood agreement, words marked as visual
+host_command           the host's own training script, with its model measured instead of trained
+record_comparison, comparison_panels, bootstrap   records side by side and paired: table, figures, intervals
 """
 
 from __future__ import annotations
@@ -29,12 +26,12 @@ def run(args: argparse.Namespace) -> int:
         measure_in_host(args)
         return 0
     if any(path.suffix == ".json" for path in args.checkpoints):
-        from .host_records import compare_records
+        from .record_comparison import compare_files
 
-        compare_records(args)
+        compare_files(args)
         return 0
     check_options(args)
-    from .checkpoint_probe import run_probe
+    from .checkpoint_probe import probe_checkpoints
 
-    run_probe(args)
+    probe_checkpoints(args)
     return 0

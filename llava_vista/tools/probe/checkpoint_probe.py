@@ -1,8 +1,7 @@
-"""The checkpoints, probed one after the other on the same samples, and the files that come of it."""
+"""The checkpoints, probed one after the other on the same samples: a record of each, as the host's own script writes it."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from argparse import Namespace
 from collections import Counter
@@ -12,55 +11,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ... import __version__
+from ...config import VistaConfig
 from ...errors import ConfigError, ProbeError
+from ...hooks.probed_samples import SampleProbe, sample_means
 from ...hooks.run_record import versions
 from ...logging import say
-from .bootstrap import Bootstrap
+from .answer_words import visual_marks, without_end
 from .conversation_samples import Sample, Samples, load_samples, open_image
-from .forward_trace import Tracer
 from .hosts import LoadOptions, ProbeHost, load_checkpoint
-from .measures.alignment_curves import AlignmentCurves
-from .measures.image_attention import ImageAttention
-from .measures.shared_neighbours import SharedNeighbours, TimmTower
-from .measures.visual_information import VisualInformation
-from .probe_options import NO_IMAGE, RESAMPLES, recorded_options
-from .probe_panels import draw
-from .probe_table import results_table
-from .probed_batch import CheckpointRun, ProbedBatch, exchanged_images
+from .layer_readings import LayerReadings, attention_record
+from .probe_options import RESAMPLES, recorded_options
+from .record_comparison import compare
+from .shared_neighbours import OWN_TOWER, SharedNeighbours, TimmTower
+
+Record = dict[str, Any]
 
 
-def run_probe(options: Namespace) -> None:
-    """Probe every checkpoint on the same samples. Write ``probe.json``, ``probe.png`` and ``probe.svg``.
+def probe_checkpoints(options: Namespace) -> None:
+    """Probe every checkpoint on the same samples. Write ``probe.json`` and what `compare` makes of it.
 
     Raises:
         VistaError: naming what cannot be done, before the first checkpoint is loaded where that is possible.
     """
-    can_draw = importlib.util.find_spec("matplotlib") is not None
-    if not can_draw:
-        say("matplotlib is not installed: no figure, only JSON. For the figure: pip install 'llava-vista[plots]'")
     how = _load_options(options)
     samples = load_samples(options.data, options.images, options.samples, options.seed)
     for reason, count in samples.passed_over.items():
         say(f"{count} records {reason} are passed over")
     if samples.own_answers:
         say("the data has no answers: every model writes its own (greedy), and is measured on those")
-    options.output.mkdir(parents=True, exist_ok=True)
     named = zip(options.checkpoints, options.names, strict=True)
-    record = {
-        "llava_vista": __version__,
-        "versions": versions(),
-        "options": recorded_options(options),
-        "checkpoints": [probe_checkpoint(path, name, samples, options, how) for path, name in named],
-    }
-    numbers, figures = options.output / "probe.json", [options.output / f"probe.{kind}" for kind in ("png", "svg")]
-    numbers.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"{results_table(record)}\n\nNumbers  {numbers}")
-    if can_draw:
-        draw(record, figures)
-        print(f"Figure   {', '.join(map(str, figures))}")
+    records = [probe_checkpoint(path, name, samples, options, how) for path, name in named]
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "probe.json"
+    file.write_text(json.dumps({"records": records}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    compare([(record["name"], record) for record in records], options)
+    print(f"Samples  {file}")
 
 
 def _load_options(options: Namespace) -> LoadOptions:
@@ -73,59 +62,104 @@ def _load_options(options: Namespace) -> LoadOptions:
     return LoadOptions(options.base, options.template, device, getattr(torch, options.dtype or default))
 
 
-def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace, how: LoadOptions) -> dict[str, Any]:
-    """Load a checkpoint, measure it, and return its record for the JSON.
+def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace, how: LoadOptions) -> Record:
+    """Load a checkpoint, measure it, and return its record.
 
     Raises:
-        ProbeError, UnsupportedModelError: the checkpoint cannot be loaded or traced, or no sample is left.
+        ProbeError, UnsupportedModelError: the checkpoint cannot be loaded or measured, or no sample is left.
     """
-    checkpoint = load_checkpoint(path, how)
-    chosen, passed, used = samples.chosen, Counter(samples.passed_over), 0
+    tower = TimmTower(options.tower, how.device) if options.tower and "neighbours" in options.measures else None
+    checkpoint, config = load_checkpoint(path, how), VistaConfig(weight=0)
+    chosen, passed = samples.chosen, Counter(samples.passed_over)
     if samples.own_answers:
         chosen = tuple(_answered(checkpoint, chosen, options.max_new_tokens, name, passed))
-    measures = _measures(options, how.device)
-    shuffled = "information" in measures and options.no_image == "shuffled"
-    other = exchanged_images([sample.image for sample in chosen], options.seed) if shuffled else {}
-    with Tracer(checkpoint.model, checkpoint.run) as tracer:
-        run = CheckpointRun(checkpoint, tracer, options, other)
+    probe = SampleProbe(checkpoint.model, config)
+    readings = LayerReadings(
+        probe.observer, attention="attention" in options.measures, states="neighbours" in options.measures
+    )
+    neighbours = SharedNeighbours(tower.name if tower else OWN_TOWER, RESAMPLES, options.seed)
+    records: list[Record] = []
+    with torch.no_grad():
         for start in tqdm(range(0, len(chosen), options.batch_size), desc=f"probing {name}", unit="batch"):
-            batch = ProbedBatch(run, chosen[start : start + options.batch_size])
-            used += len(batch.samples)
-            for measure in measures.values() if batch.samples else ():
-                measure.add(batch)
-    if used < len(chosen):
-        passed["without an answer token after tokenization"] += len(chosen) - used
-    if not used:
+            part = _Batch(checkpoint, chosen[start : start + options.batch_size])
+            kept = part.measure(probe, readings)
+            records += [{**record, "rank": 0, "batch": start // options.batch_size} for _, record in kept]
+            if kept and "neighbours" in options.measures:
+                features = tower.features(part.pictures) if tower else checkpoint.tower_features(part.batch)
+                rows = [row for row, _ in kept]
+                states = [state[rows] for state in readings.states]
+                neighbours.add([part.samples[row].image for row in rows], states, features[rows])
+    readings.remove()
+    probe.observer.remove()
+    if len(records) < len(chosen):
+        passed["without an answer token or an image position after tokenization"] += len(chosen) - len(records)
+    if not records:
         reasons = "; ".join(f"{count} {reason}" for reason, count in passed.items())
         raise ProbeError(
             f"{path}: no sample is left to probe ({reasons}). If the answers are missing, the template may not fit the "
-            "checkpoint: choose another with --template."
+            "checkpoint: choose another with --template. If images are, shorten the conversations."
         )
-    bootstrap = Bootstrap(used, RESAMPLES, options.seed)
     return {
         "name": name,
-        "path": str(path),
+        "llava_vista": __version__,
+        "versions": versions(),
+        "model": str(path),
+        "class": type(probe.observer.inner).__name__,
         "host": checkpoint.name,
-        "adapter": tracer.observer.adapter.name,
-        "model_class": type(tracer.observer.inner).__name__,
+        "adapter": probe.observer.adapter.name,
         **checkpoint.notes,
         "dtype": str(how.dtype).removeprefix("torch."),
         "answers": "the model's own, greedy" if samples.own_answers else "from the data",
-        "samples": {"used": used, "passed_over": dict(passed)},
-        **{key: measure.record(bootstrap) for key, measure in measures.items()},
+        "passed_over": dict(passed),
+        "options": {**config.to_dict(), **recorded_options(options)},
+        **sample_means(records),
+        **({"neighbours": neighbours.record()} if "neighbours" in options.measures else {}),
     }
 
 
-def _measures(options: Namespace, device: torch.device) -> dict[str, Any]:
-    """Return the chosen measures by their name in the JSON. Each has ``add(batch)`` and ``record(bootstrap)``."""
-    tower = TimmTower(options.tower, device) if options.tower and "neighbours" in options.measures else None
-    known = {
-        "information": VisualInformation(f"{options.no_image}: {NO_IMAGE[options.no_image]}"),
-        "alignment": AlignmentCurves(),
-        "attention": ImageAttention(),
-        "neighbours": SharedNeighbours(tower, RESAMPLES, options.seed),
-    }
-    return {name: known[name] for name in options.measures}
+class _Batch:
+    """Some samples as a batch of the checkpoint, without those that have no answer token."""
+
+    def __init__(self, checkpoint: ProbeHost, samples: Sequence[Sample]) -> None:
+        self._checkpoint = checkpoint
+        self.samples: list[Sample] = []
+        self.pictures: list[Any] = []
+        encoded = []
+        for sample in samples:
+            picture = open_image(sample.image)
+            item = checkpoint.encode(sample.turns, picture)
+            if sample.turns[-1].cut:
+                item["labels"] = without_end(item["labels"], checkpoint.decode)
+            if bool((item["labels"] >= 0).any()):
+                self.samples.append(sample)
+                self.pictures.append(picture)
+                encoded.append(item)
+        self.batch: dict[str, Any] = checkpoint.collate(encoded) if encoded else {}
+
+    def measure(self, probe: SampleProbe, readings: LayerReadings) -> list[tuple[int, Record]]:
+        """Run the batch; return row and record of each sample that could be measured."""
+        if not self.batch:
+            return []
+        kept = probe.take(self._checkpoint.model(**self.batch).loss)
+        records = []
+        for nats, row, record in kept:
+            sample = self.samples[row]
+            more = self._words(sample, nats.cpu(), self.batch["labels"][row])
+            if readings.attention and readings.layout is not None:
+                more |= attention_record(readings.attention, readings.layout, row)
+            records.append((row, {"name": sample.name, **record, **more}))
+        return records
+
+    def _words(self, sample: Sample, nats: Tensor, labels: Tensor) -> Record:
+        """Return the sums over words marked as visual and over the others, if the sample has marks."""
+        if not any(turn.visual for turn in sample.turns):
+            return {}
+        marks = torch.tensor(visual_marks(labels, sample.turns, self._checkpoint.decode)[: len(nats)])
+        return {
+            f"{name}_{what}": float((nats.double() if what == "nats" else torch.ones_like(nats))[chosen].sum())
+            for name, chosen in (("visual", marks), ("other", ~marks))
+            for what in ("nats", "tokens")
+        }
 
 
 def _answered(

@@ -10,12 +10,13 @@ from pathlib import Path
 from ...errors import ConfigError, ProbeError
 from ...hooks.process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from ..kit.json_files import read_object
+from .record_comparison import compare
 
 FILE_NAME = "probe.json"
 
 
 def measure_in_host(options: argparse.Namespace) -> None:
-    """Run the command with `PROBE_VARIABLE` set, and print the means of the record that it writes.
+    """Run the command with `PROBE_VARIABLE` set, and show the record that it writes.
 
     Raises:
         ConfigError: checkpoints were given too.
@@ -35,13 +36,5 @@ def measure_in_host(options: argparse.Namespace) -> None:
             f"the command ended without writing {file}: no transformers.Trainer was trained in it, or llava-vista is "
             "not installed in its environment (llava-vista doctor)."
         )
-    record = read_object(file)
-    rows = {
-        "information": f"{record['information']:.4f} nats per token ({record['tokens']} tokens)",
-        "slope": "n/a" if record["slope"] is None else f"{record['slope']:.2e} nats per token per position",
-        "margin": "n/a" if record["margin"] is None else f"{record['margin']:.2e}",
-        "own text first": "n/a" if record["margin"] is None
-        else f"{record['own_first']:.3f} (chance {record['chance']:.3f})",
-    }  # fmt: skip
-    print("\n".join(f"{name:16}{text}" for name, text in rows.items()))
-    print(f"\nNumbers  {file}")
+    compare([("model", read_object(file))], options)
+    print(f"Samples  {file}")

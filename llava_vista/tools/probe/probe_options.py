@@ -9,18 +9,13 @@ from typing import Any
 
 from ...errors import ConfigError
 
-#: Meanings of "no image"; `checkpoint_probe` says what each does to the values.
-NO_IMAGE = {
-    "masked": "image positions masked out of attention, position ids unchanged",
-    "blank": "a uniform grey image of the same size",
-    "shuffled": "another sample's image (each image is given another one, by the seed)",
-}
-MEASURES = ("information", "alignment", "attention", "neighbours")
+#: What a checkpoint is measured by beside information, margin and own first.
+MEASURES = ("attention", "neighbours")
 RESAMPLES = 1000
 #: Options that are in probe.json; each checkpoint has a record of its own.
 _RECORDED = (
-    "data", "images", "no_image", "measures", "samples", "batch_size", "max_new_tokens", "base", "template", "tower",
-    "device", "dtype", "seed",
+    "data", "images", "measures", "samples", "batch_size", "max_new_tokens", "base", "template", "tower", "device",
+    "dtype", "seed",
 )  # fmt: skip
 
 
@@ -39,10 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")
     add("--images", type=Path, metavar="DIR", help="folder of the data's images (default: the data file's own); "
         "without --data, the model describes every image in it")  # fmt: skip
-    add("--output", type=Path, default="vista-probe", metavar="DIR", help="gets probe.json, .png, .svg")
-    add("--no-image", choices=tuple(NO_IMAGE), default="masked", help="what the image is compared with: "
-        + "; ".join(f"{name} = {text}" for name, text in NO_IMAGE.items()))  # fmt: skip
-    add("--measures", nargs="+", choices=MEASURES, default=MEASURES, help="what to measure (default: all)")
+    add("--output", type=Path, default="vista-probe", metavar="DIR", help="gets probe.json, comparison.json, figures")
+    add("--measures", nargs="+", choices=("information", *MEASURES), default=MEASURES, help="what to measure of "
+        "checkpoints beside information, margin and own first, which always are (default: all)")  # fmt: skip
     add("--samples", type=int, default=200, metavar="N", help="at most so many, at random (default 200)")
     add("--batch-size", type=int, default=4, metavar="B", help="samples at a time (default 4)")
     add("--max-new-tokens", type=int, default=128, metavar="T", help="length of the model's own answers (default 128)")
@@ -53,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="as torch names it (default: cuda if available, else cpu)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="precision (default: float32 on a CPU, else "
         "bfloat16)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the choice of samples, shuffling and resampling (default 0)")
+    add("--seed", type=int, default=0, help="of the choice of samples and of resampling (default 0)")
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Fill in the names of the checkpoints and order the measures.
+    """Fill in the names of the checkpoints.
 
     Raises:
         ConfigError: a value is out of range.
@@ -65,7 +59,6 @@ def check_options(options: argparse.Namespace) -> None:
     if not options.checkpoints:
         raise ConfigError("give checkpoints to probe, or -- and the command that starts the host's training script.")
     options.names = tuple(options.names or short_names(options.checkpoints))
-    options.measures = tuple(name for name in MEASURES if name in options.measures)
     for name in ("samples", "batch_size", "max_new_tokens"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")

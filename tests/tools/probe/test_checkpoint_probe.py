@@ -15,7 +15,7 @@ from analytic import ENTROPY, PIXELS, surprise, write_checkpoint, write_data
 from llava_vista import register_adapter
 from llava_vista.adapters import ADAPTERS
 from llava_vista.cli import main
-from llava_vista.tools.probe.hosts import HOSTS, register_host
+from llava_vista.tools.probe.hosts import HOSTS
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -24,91 +24,91 @@ pytestmark = pytest.mark.environments("latest")
 def family() -> Iterator[None]:
     """The analytic family is known, as a third party would make it known."""
     register_adapter("analytic")(analytic.AnalyticAdapter)
-    register_host("analytic")(analytic.AnalyticHost)
+    HOSTS.append(analytic.AnalyticHost)
     yield
     ADAPTERS.remove("analytic")
-    HOSTS.remove("analytic")
+    HOSTS.remove(analytic.AnalyticHost)
 
 
 @pytest.fixture(autouse=True)
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a second or two: only the tests of the figure pay for it."""
     if "figure" not in request.node.name:
-        monkeypatch.setattr("llava_vista.tools.probe.checkpoint_probe.draw", lambda record, paths: None)
+        monkeypatch.setattr("llava_vista.tools.probe.record_comparison.draw_comparison", lambda result, folder: [])
 
 
-def probe(tmp_path: Path, *checkpoints: Path, data: Path, **options: object) -> dict:
-    """Run the command on the measures that an analytic model has; what probe.json holds."""
+def probe(tmp_path: Path, *checkpoints: Path, data: Path, **options: object) -> list[dict]:
+    """Run the command on the measures that an analytic model has; the records of comparison.json."""
     words = [str(checkpoint) for checkpoint in checkpoints]
     chosen = {"measures": "information", "batch-size": 16, **{k.replace("_", "-"): v for k, v in options.items()}}
     for name, value in chosen.items():
         words += [f"--{name}", *str(value).split()]
     assert main(["probe", *words, "--data", str(data), "--output", str(tmp_path / "out")]) == 0
-    return json.loads((tmp_path / "out" / "probe.json").read_text())
+    return json.loads((tmp_path / "out" / "comparison.json").read_text())["records"]
+
+
+def binned(known: list[list[float]], first: int, last: int) -> list[list[float]]:
+    """The values at positions first to last, of the samples that reach them."""
+    return [values for sample in known if (values := sample[first - 1 : last])]
 
 
 def test_a_model_that_ignores_its_image_has_no_visual_information(tmp_path) -> None:
     data = write_data(tmp_path / "data", 60)
-    for no_image in ("masked", "blank", "shuffled"):
-        record = probe(tmp_path, write_checkpoint(tmp_path / no_image, 0), data=data, no_image=no_image)
-        part = record["checkpoints"][0]["information"]
-        assert part["no_image"].startswith(no_image)
-        assert all(low <= 0 <= high for low, high in zip(part["curve"]["low"], part["curve"]["high"], strict=True))
-        assert part["mean"]["value"] == pytest.approx(0, abs=1e-6)
-        assert part["slope"]["value"] == pytest.approx(0, abs=1e-6)
+    (record,) = probe(tmp_path, write_checkpoint(tmp_path / "a", 0), data=data)
+    assert all(one["low"] <= 0 <= one["high"] for one in record["curves"]["information"])
+    assert record["information"]["value"] == pytest.approx(0, abs=1e-6)
+    assert record["slope"]["value"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("no_image", ["masked", "blank"])
-def test_a_model_that_copies_its_image_is_flat_at_the_entropy(tmp_path, no_image) -> None:
+def test_a_model_that_copies_its_image_is_flat_at_the_entropy(tmp_path) -> None:
     data = write_data(tmp_path / "data", 150)
-    record = probe(tmp_path, write_checkpoint(tmp_path / "copier", PIXELS), data=data, no_image=no_image)
-    part = record["checkpoints"][0]["information"]
-    known = surprise(data)
-    for t in range(PIXELS):
-        there = [sample[t] for sample in known if len(sample) > t]
-        assert part["curve"]["n"][t] == len(there)
-        assert part["curve"]["mean"][t] == pytest.approx(sum(there) / len(there), abs=1e-5)  # of these samples, exactly
+    (record,) = probe(tmp_path, write_checkpoint(tmp_path / "copier", PIXELS), data=data)
+    known, curve = surprise(data), record["curves"]["information"]
+    for number, (first, last) in enumerate(((1, 1), (2, 2), (3, 4), (5, 8), (9, 16))):
+        there = binned(known, first, last)
+        mean = sum(map(sum, there)) / sum(map(len, there))
+        assert curve[number]["n"] == len(there)
+        assert curve[number]["value"] == pytest.approx(mean, abs=1e-5)  # of these samples, exactly
+    assert len(curve) == 5
     tokens = [value for sample in known for value in sample]
-    assert part["mean"]["tokens"] == len(tokens)
-    assert part["mean"]["value"] == pytest.approx(sum(tokens) / len(tokens), abs=1e-5)
+    mean = record["information"]
+    assert mean["value"] == pytest.approx(sum(tokens) / len(tokens), abs=1e-5)
     # of the attribute in general, within the interval
-    assert part["mean"]["low"] < ENTROPY < part["mean"]["high"]
-    assert part["mean"]["high"] - part["mean"]["low"] < 0.2 * ENTROPY
-    assert part["slope"]["low"] < 0 < part["slope"]["high"]
-    inside = [low <= ENTROPY <= high for low, high in zip(part["curve"]["low"], part["curve"]["high"], strict=True)]
-    assert sum(inside) >= PIXELS - 2  # a pointwise 95% band
+    assert mean["low"] < ENTROPY < mean["high"]
+    assert mean["high"] - mean["low"] < 0.2 * ENTROPY
+    assert record["slope"]["low"] < 0 < record["slope"]["high"]
+    assert sum(one["low"] <= ENTROPY <= one["high"] for one in curve) >= 4  # a pointwise 95% band
 
 
-@pytest.mark.parametrize("no_image", ["masked", "blank", "shuffled"])
-def test_a_model_cut_after_four_tokens_drops_there(tmp_path, no_image) -> None:
+def test_a_model_cut_after_four_tokens_drops_there(tmp_path) -> None:
     data = write_data(tmp_path / "data", 60)
-    record = probe(tmp_path, write_checkpoint(tmp_path / "cut", 4), data=data, no_image=no_image)
-    part = record["checkpoints"][0]["information"]
-    assert all(low > 0.5 * ENTROPY for low in part["curve"]["low"][:4])
-    assert part["curve"]["mean"][4:] == pytest.approx([0] * (PIXELS - 4), abs=1e-6)
-    assert part["slope"]["high"] < 0
+    (record,) = probe(tmp_path, write_checkpoint(tmp_path / "cut", 4), data=data)
+    curve = record["curves"]["information"]
+    assert all(one["low"] > 0.5 * ENTROPY for one in curve[:3])
+    assert [one["value"] for one in curve[3:]] == pytest.approx([0, 0], abs=1e-6)
+    assert record["slope"]["high"] < 0
 
 
-def test_another_samples_image_misleads(tmp_path) -> None:
-    """Believing a false image costs more than having none: SURE nats wherever the two images differ."""
-    data = write_data(tmp_path / "data", 60)
-    record = probe(tmp_path, write_checkpoint(tmp_path / "copier", PIXELS), data=data, no_image="shuffled")
-    mean = record["checkpoints"][0]["information"]["mean"]["value"]
-    differ = 1 - float((analytic.PRIOR**2).sum())
-    assert mean == pytest.approx(differ * analytic.SURE, rel=0.1)
-
-
-def test_two_checkpoints_share_one_figure(tmp_path) -> None:
+def test_two_checkpoints_share_one_figure_and_are_paired(tmp_path, capsys) -> None:
     data = write_data(tmp_path / "data", 20)
-    first, second = (write_checkpoint(tmp_path / name / "finetune", reach) for name, reach in (("a", 12), ("b", 2)))
-    record = probe(tmp_path, first, second, data=data, measures="information alignment")
-    assert [item["name"] for item in record["checkpoints"]] == ["a", "b"]
+    folders = [write_checkpoint(tmp_path / name / "finetune", reach) for name, reach in (("a", 12), ("b", 2))]
+    first, second = probe(tmp_path, *folders, data=data)
+    assert (first["name"], second["name"]) == ("a", "b")
     assert (tmp_path / "out" / "probe.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "out" / "probe.svg").read_text()[:1000]
-    for item in record["checkpoints"]:
-        curve = item["alignment"]["l2"]["curve"]
-        assert len(curve["x"]) == len(curve["n"]) == len(curve["low"])
-        assert curve["confidence"] == 0.95
+    names = {path.stem for path in (tmp_path / "out").glob("*.pdf")}
+    assert names == {f"probe{name}" for name in ("", "-information", "-difference", "-margin", "-own-first", "-cosine")}
+    known = surprise(data)
+    lost = [sum(sample[2:]) for sample in known]
+    mean = -sum(lost) / sum(map(len, known))
+    assert second["difference"]["information"]["value"] == pytest.approx(mean, abs=1e-5)
+    assert second["difference"]["samples"] == 20
+    # the file of both is a record, too: against itself nothing differs
+    again = [str(tmp_path / "out" / "probe.json"), "--output", str(tmp_path / "again"), "--names", "x"]
+    assert main(["probe", *again]) == 0
+    found = json.loads((tmp_path / "again" / "comparison.json").read_text())["records"]
+    assert [one["name"] for one in found] == ["x/a", "x/b"]
+    assert found[1]["difference"] == second["difference"]
+    assert "less x/a: information" in capsys.readouterr().out
 
 
 def test_without_matplotlib_there_are_numbers_but_no_figure(tmp_path, monkeypatch, caplog) -> None:
@@ -124,17 +124,16 @@ def test_without_matplotlib_there_are_numbers_but_no_figure(tmp_path, monkeypatc
 def test_the_model_writes_its_own_answers_where_there_are_none(tmp_path, caplog) -> None:
     data = write_data(tmp_path / "data", 20, answers=False)
     checkpoint = write_checkpoint(tmp_path / "copier", PIXELS)
-    record = probe(tmp_path, checkpoint, data=data, max_new_tokens=5)
-    item = record["checkpoints"][0]
+    (item,) = probe(tmp_path, checkpoint, data=data, max_new_tokens=5)
     assert item["answers"] == "the model's own, greedy"
     # cut off at five words: that the fifth is the last label is taken back
-    assert len(item["information"]["curve"]["mean"]) == 4
+    assert item["tokens"] == 20 * 4
     assert "writes its own" in caplog.text
     assert main(["probe", str(checkpoint), "--images", str(data.parent), "--measures", "information", "--output",
                  str(tmp_path / "folder")]) == 0  # fmt: skip
-    folder = json.loads((tmp_path / "folder" / "probe.json").read_text())["checkpoints"][0]
-    assert folder["samples"]["used"] == 20
-    assert folder["information"]["mean"]["value"] > 0.5 * ENTROPY
+    (folder,) = json.loads((tmp_path / "folder" / "comparison.json").read_text())["records"]
+    assert folder["samples"] == 20
+    assert folder["information"]["value"] > 0.5 * ENTROPY
 
 
 def test_visual_words_have_a_mean_of_their_own(tmp_path) -> None:
@@ -143,29 +142,32 @@ def test_visual_words_have_a_mean_of_their_own(tmp_path) -> None:
     for record in records:
         record["conversations"][1]["visual"] = ["3"]
     data.write_text(json.dumps(records))
-    part = probe(tmp_path, write_checkpoint(tmp_path / "a", PIXELS), data=data)["checkpoints"][0]["information"]
+    (item,) = probe(tmp_path, write_checkpoint(tmp_path / "a", PIXELS), data=data)
     threes = sum(record["conversations"][1]["value"].split().count("3") for record in records)
-    assert part["mean_on_visual_words"]["tokens"] == threes > 5
-    assert part["mean_on_visual_words"]["value"] == pytest.approx(math.log(8), abs=1e-5)
-    assert part["mean_on_other_words"]["value"] < ENTROPY
+    (record,) = json.loads((tmp_path / "out" / "probe.json").read_text())["records"]
+    assert sum(sample["visual_tokens"] for sample in record["samples"]) == threes > 5
+    assert item["visual_words"]["value"] == pytest.approx(math.log(8), abs=1e-5)
+    assert item["other_words"]["value"] < ENTROPY
 
 
 def test_samples_are_drawn_by_the_seed(tmp_path) -> None:
     data = write_data(tmp_path / "data", 40)
     checkpoint = write_checkpoint(tmp_path / "a", PIXELS)
-    first = probe(tmp_path, checkpoint, data=data, samples=10)["checkpoints"]
-    again = probe(tmp_path, checkpoint, data=data, samples=10)["checkpoints"]
-    other = probe(tmp_path, checkpoint, data=data, samples=10, seed=1)["checkpoints"]
+    first = probe(tmp_path, checkpoint, data=data, samples=10)
+    again = probe(tmp_path, checkpoint, data=data, samples=10)
+    other = probe(tmp_path, checkpoint, data=data, samples=10, seed=1)
     assert first == again != other
-    assert first[0]["samples"]["used"] == 10
+    assert first[0]["samples"] == 10
 
 
 def test_batches_of_another_size_change_nothing(tmp_path) -> None:
     data = write_data(tmp_path / "data", 11)
     checkpoint = write_checkpoint(tmp_path / "a", 5)
-    one = probe(tmp_path, checkpoint, data=data, batch_size=1)["checkpoints"]
-    four = probe(tmp_path, checkpoint, data=data, batch_size=4)["checkpoints"]
-    assert one == four
+    one = probe(tmp_path, checkpoint, data=data, batch_size=1)
+    four = probe(tmp_path, checkpoint, data=data, batch_size=4)
+    for (key, value), other in zip(one[0]["curves"].items(), four[0]["curves"].values(), strict=True):
+        for left, right in zip(value, other, strict=True):
+            assert left == pytest.approx(right, abs=1e-6), key
 
 
 # --- what a user can get wrong ---
@@ -227,14 +229,7 @@ def test_logits_that_are_not_finite_stop_the_probe(tmp_path, capsys) -> None:
     data = write_data(tmp_path / "data", 4)
     broken = write_checkpoint(tmp_path / "broken", 3, broken=True)
     message = fails(capsys, broken, "--data", data, "--output", tmp_path / "out", "--measures", "information")
-    assert "sample r0: the model's logits are NaN" in message
-
-
-def test_shuffling_needs_two_images(tmp_path, capsys) -> None:
-    data = write_data(tmp_path / "data", 1)
-    message = fails(capsys, write_checkpoint(tmp_path / "a", 3), "--data", data, "--output", tmp_path / "out",
-                    "--measures", "information", "--no-image", "shuffled")  # fmt: skip
-    assert "at least two different images" in message
+    assert "the model's logits are NaN" in message
 
 
 def test_missing_timm_is_named(tmp_path, capsys, monkeypatch) -> None:

@@ -6,87 +6,86 @@ import argparse
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from llava_vista import ConfigError
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.bootstrap import Bootstrap, Estimate, slope_sums, stack
-from llava_vista.tools.probe.conversation_samples import Sample
-from llava_vista.tools.probe.forward_trace import mask_image
-from llava_vista.tools.probe.measures.shared_neighbours import (
+from llava_vista.hooks.image_information import mask_image, slope_sums
+from llava_vista.tools.probe.answer_words import visual_marks, visual_tokens
+from llava_vista.tools.probe.bootstrap import Bootstrap, Estimate
+from llava_vista.tools.probe.conversation_samples import Turn
+from llava_vista.tools.probe.probe_options import add_arguments, check_options, recorded_options, short_names
+from llava_vista.tools.probe.record_comparison import interval
+from llava_vista.tools.probe.shared_neighbours import (
     SharedNeighbours,
     agreement,
     depths,
     neighbours,
     permutation_null,
 )
-from llava_vista.tools.probe.measures.visual_information import answer_runs, visual_tokens
-from llava_vista.tools.probe.probe_options import add_arguments, check_options, recorded_options, short_names
-from llava_vista.tools.probe.probe_table import interval
-from llava_vista.tools.probe.probed_batch import exchanged_images
 
 pytestmark = pytest.mark.environments("latest")
 
 # --- bootstrap ---
 
 
+def padded(*rows: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of different lengths as numerators and denominators."""
+    parts = [torch.tensor(row, dtype=torch.float64) for row in rows]
+    counts = [torch.ones_like(part) for part in parts]
+    return tuple(torch.nn.utils.rnn.pad_sequence(part, batch_first=True) for part in (parts, counts))
+
+
 def test_curve_counts_and_averages_what_is_there() -> None:
-    curve = Bootstrap(3, 500, 0).curve(stack([torch.tensor([1.0, 2, 3]), torch.tensor([3.0]), torch.tensor([5.0, 4])]))
-    assert curve.mean.tolist() == [3, 3, 3]
-    assert curve.n.tolist() == [3, 2, 1]
-    assert curve.low[0] < 3 < curve.high[0]
-    assert torch.isnan(curve.low[2])  # one sample has no interval
-
-
-def test_band_of_a_constant_is_the_constant_however_many_reach() -> None:
-    curve = Bootstrap(9, 300, 0).curve(stack([torch.full((length,), 3.0) for length in range(1, 10)]))
-    reached = curve.n >= 2
-    assert curve.low[reached].tolist() == pytest.approx([3] * 8)
-    assert curve.high[reached].tolist() == pytest.approx([3] * 8)
-
-
-def test_missing_values_inside_a_curve_are_not_zeros() -> None:
-    curve = Bootstrap(2, 50, 0).curve(stack([torch.tensor([torch.nan, 2]), torch.tensor([4.0, 4])]))
-    assert curve.mean.tolist() == [4, 3]
-    assert curve.n.tolist() == [1, 2]
+    found = Bootstrap(3, 500, 0).ratios(padded([1, 2, 3], [3], [5, 4]))
+    assert [one.value for one in found] == [3, 3, 3]
+    assert [one.n for one in found] == [3, 2, 1]
+    assert found[0].low < 3 < found[0].high
+    assert found[2].record()["low"] is None  # one sample has no interval
 
 
 def test_band_covers_the_truth_about_as_often_as_it_says() -> None:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(60, 400, generator=generator, dtype=torch.float64) + 2
-    curve = Bootstrap(60, 1000, 0).curve(values)
-    covered = ((curve.low < 2) & (curve.high > 2)).double().mean()
-    assert 0.90 < covered < 0.98
+    found = Bootstrap(60, 1000, 0).ratios((values, torch.ones_like(values)))
+    assert 0.90 < sum(one.low < 2 < one.high for one in found) / 400 < 0.98
 
 
 def test_samples_are_resampled_not_tokens() -> None:
     """Tokens that repeat within a sample carry no more than one: the interval must not shrink with their number."""
     generator = torch.Generator().manual_seed(2)
     level = torch.randn(40, generator=generator, dtype=torch.float64)
-    bootstrap = Bootstrap(40, 1000, 0)
-    one = bootstrap.ratio(level, torch.ones(40, dtype=torch.float64))
-    hundred = bootstrap.ratio(level * 100, torch.full((40,), 100.0, dtype=torch.float64))
+    bootstrap, ones = Bootstrap(40, 1000, 0), torch.ones(40, dtype=torch.float64)
+    ((one,), (hundred,)) = bootstrap.ratios((level, ones)), bootstrap.ratios((level * 100, ones * 100))
     assert hundred.low == pytest.approx(one.low)
     assert hundred.high - hundred.low > 0.4
 
 
+def test_a_constant_difference_has_no_interval_when_paired() -> None:
+    generator = torch.Generator().manual_seed(3)
+    level, ones = torch.randn(40, generator=generator, dtype=torch.float64), torch.ones(40, dtype=torch.float64)
+    (found,) = Bootstrap(40, 500, 0).ratios((level, ones), (level + 0.25, ones))
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
 def test_slope_is_within_samples() -> None:
-    """Long samples that lie higher are no slope; a common slope is found whatever the levels."""
-    flat = stack([torch.full((length,), float(length)) for length in range(2, 30)])
-    sxy, sxx = slope_sums(flat)
-    assert (sxy.sum() / sxx.sum()).item() == pytest.approx(0, abs=1e-12)
-    rising = flat + 0.25 * torch.arange(29)
-    found = Bootstrap(28, 200, 0).ratio(*slope_sums(rising))
-    assert found.value == pytest.approx(0.25)
-    assert found.low == pytest.approx(0.25) == pytest.approx(found.high)
+    """Long samples that are higher are no slope; a common slope is found whatever the levels."""
+    lengths = range(2, 30)
+    sample = torch.cat([torch.full((length,), at) for at, length in enumerate(lengths)])
+    number = torch.cat([torch.arange(1, length + 1) for length in lengths])
+    level = torch.tensor([float(length) for length in lengths])[sample]
+    xy, xx = slope_sums(level, sample, number, len(lengths))
+    assert (xy.sum() / xx.sum()).item() == pytest.approx(0, abs=1e-6)
+    (found,) = Bootstrap(28, 200, 0).ratios(slope_sums(level + 0.25 * number, sample, number, len(lengths)))
+    assert found.value == pytest.approx(0.25) == pytest.approx(found.low)
+    gaps = slope_sums(torch.tensor([1.0, 5.0]), torch.tensor([0, 0]), torch.tensor([2, 10]), 1)  # numbers may be missing
+    assert (gaps[0] / gaps[1]).item() == pytest.approx(0.5)
 
 
 def test_nothing_is_undefined_not_an_error() -> None:
-    estimate = Bootstrap(1, 100, 0).ratio(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    (estimate,) = Bootstrap(1, 100, 0).ratios((torch.zeros(1), torch.zeros(1)))
     record = estimate.record()
     assert record["value"] is record["low"] is None
     assert interval(record) == "-"
@@ -114,15 +113,6 @@ def test_masks_of_every_form_lose_the_image_only() -> None:
         mask_image(torch.ones(2, 9), image)
 
 
-def test_shuffling_gives_each_image_another_one() -> None:
-    paths = [Path(name) for name in "aabbcdd"]
-    swapped = exchanged_images(paths, 0)
-    assert sorted(swapped) == sorted(swapped.values()) == [Path(name) for name in "abcd"]
-    assert all(mine != theirs for mine, theirs in swapped.items())
-    assert swapped == exchanged_images(paths, 0)
-    assert any(swapped != exchanged_images(paths, seed) for seed in range(1, 6))
-
-
 # --- words ---
 
 
@@ -143,7 +133,12 @@ def test_characters_of_several_tokens_belong_to_the_last() -> None:
 
 
 def test_each_run_of_labels_is_an_answer() -> None:
-    assert answer_runs(torch.tensor([-100, 5, 6, -100, -100, 7, -100])) == [[5, 6], [7]]
+    """The second turn's word is marked there only, and a third answer that was truncated away has no labels."""
+    turns = [Turn("q", "red cube"), Turn("q", "red", ("red",)), Turn("q", "gone", ("gone",))]
+    pieces = {5: "red", 6: " cube", 7: "red"}
+    labels = torch.tensor([-100, 5, 6, -100, -100, 7, -100])
+    found = visual_marks(labels, turns, lambda ids: "".join(pieces[i] for i in ids))
+    assert found == [False, False, True]
 
 
 # --- neighbours ---
@@ -179,27 +174,22 @@ def test_permutation_reorders_both_ends_of_an_edge() -> None:
     assert permutation_null(left, right, 5, 9).tolist() == pytest.approx(torch.stack(literal).tolist())
 
 
-def batch_of(samples: list[Sample], states: list[torch.Tensor], tower: torch.Tensor) -> Any:
-    """What the measure reads of a `ProbedBatch`."""
-    return SimpleNamespace(samples=samples, trace=SimpleNamespace(states=states), tower_features=lambda: tower)
-
-
 def test_an_image_counts_once() -> None:
     """A second copy would be everyone's nearest neighbour of itself, in both representations."""
-    measure = SharedNeighbours(None, 10, 0)
-    samples = [Sample(str(number), Path(f"{number // 2}.png"), ()) for number in range(8)]
+    measure = SharedNeighbours("tower", 10, 0)
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(8, 5, generator=generator) for _ in range(2)]
-    measure.add(batch_of(samples, states, torch.randn(8, 3, generator=generator)))
-    record = measure.record(Bootstrap(1, 10, 0))
+    images = [Path(f"{number // 2}.png") for number in range(8)]
+    measure.add(images, states, torch.randn(8, 3, generator=generator))
+    record = measure.record()
     assert record["images"] == 4
     assert len(record["by_depth"]) == 2
 
 
 def test_few_images_have_no_neighbours() -> None:
-    measure = SharedNeighbours(None, 10, 0)
-    measure.add(batch_of([Sample("0", Path("0.png"), ())], [torch.zeros(1, 2)], torch.zeros(1, 2)))
-    record = measure.record(Bootstrap(1, 10, 0))
+    measure = SharedNeighbours("tower", 10, 0)
+    measure.add([Path("0.png")], [torch.zeros(1, 2)], torch.zeros(1, 2))
+    record = measure.record()
     assert record["by_depth"] == []
     assert "too few images" in record["note"]
 
@@ -232,7 +222,6 @@ def checked(*words: str) -> argparse.Namespace:
 
 def test_options_are_checked() -> None:
     json.dumps(recorded_options(checked("a", "b", "--data", "x.json", "--measures", "attention", "information")))
-    assert checked("a", "b", "--measures", "attention", "information").measures == ("information", "attention")
     wrong = (("a", "b", "--names", "a"), ("a", "b", "--names", "a", "a"), ("a", "a"), ("a", "--batch-size", "0"))
     for words in wrong:
         with pytest.raises(ConfigError):

@@ -11,11 +11,8 @@ import pytest
 import torch
 
 from llava_vista.errors import ProbeError, UnsupportedModelError
-from llava_vista.tools.probe.conversation_samples import Turn
-from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
-from llava_vista.tools.probe.hosts.probe_host import choose_host
-from llava_vista.tools.probe.measures.visual_information import turns_of_runs
-from llava_vista.tools.probe.probed_batch import without_end
+from llava_vista.tools.probe.answer_words import without_end
+from llava_vista.tools.probe.hosts import LoadOptions, choose_host, load_checkpoint
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -125,7 +122,7 @@ def test_code_is_recognised_without_an_import(checkouts, tmp_path) -> None:
     assert choose_host(Path("checkpoint"), LLAMA).name == "llava"
 
 
-# --- chat formats that supervise more than answers ---
+# --- an answer that was cut off ---
 
 WORDS = ["<end>", "\n", "<start>", "user", "assistant", "what", "a", "red", "cube", "green"]
 
@@ -133,14 +130,6 @@ WORDS = ["<end>", "\n", "<start>", "user", "assistant", "what", "a", "red", "cub
 def decode(ids: list[int]) -> str:
     """Special tokens are left out."""
     return " ".join(WORDS[token] for token in ids if not WORDS[token].startswith("<"))
-
-
-def test_runs_find_their_turns_by_words() -> None:
-    turns = [Turn("what", "a red cube"), Turn("what", "green")]
-    runs = [[2], [1], [0, 1, 2, 4, 1, 6, 7, 8, 0, 1, 2], [1], [0, 1, 2, 4, 1, 9, 0, 1]]
-    assert turns_of_runs(runs, turns, decode) == [None, None, turns[0], None, turns[1]]
-    assert turns_of_runs(runs[2:3], turns, decode) == turns[:1]  # truncated
-    assert turns_of_runs([[6, 7], [9]], turns, decode) == turns
 
 
 def test_the_end_of_a_cut_answer_is_not_scored() -> None:

@@ -15,7 +15,7 @@ from torchvision_stand_in import stand_in
 
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
-from llava_vista.tools.probe.measures.shared_neighbours import TimmTower
+from llava_vista.tools.probe.shared_neighbours import TimmTower
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -90,7 +90,7 @@ def test_end_to_end(saved, tmp_path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     assert main([*words, "--output", str(own)]) == 0
     assert main([*words, "--output", str(other), "--tower", name]) == 0
-    found = [json.loads((folder / "probe.json").read_text())["checkpoints"][0]["neighbours"] for folder in (own, other)]
+    found = [json.loads((folder / "comparison.json").read_text())["records"][0]["neighbours"] for folder in (own, other)]
     assert found[1]["tower"] == f"timm {name}"
     assert found[1]["images"] == 12
     assert found[0]["by_depth"] != found[1]["by_depth"]

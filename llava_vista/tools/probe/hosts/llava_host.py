@@ -23,7 +23,7 @@ from ....errors import ProbeError
 from ...kit.host_source import package_folders
 from ..conversation_samples import IMAGE_MARK, Turn, llava_messages
 from .checkpoint_weights import from_base, kind_of_weights, pretrained_options, quietly, saved_tower
-from .probe_host import LoadOptions, ProbeHost, register_host
+from .probe_host import LoadOptions, ProbeHost
 
 #: Where the code comes from, for messages, and its top-level package.
 REPOSITORY, PACKAGE = "haotian-liu/LLaVA", "llava"
@@ -42,10 +42,10 @@ _ASPECTS = ("square", "pad", "anyres")
 _IGNORE = -100
 
 
-@register_host("llava")
 class LlavaHost(ProbeHost):
     """LLaVA-1.5 (on PyPI as llava-torch)."""
 
+    name = "llava"
     architectures = tuple(sorted({name for _, name, _ in KINDS.values()}))
 
     options: LoadOptions
@@ -93,13 +93,6 @@ class LlavaHost(ProbeHost):
             if any((folder / name).is_file() for folder in folders) != wanted:
                 return f"{where} has {'no ' if wanted else ''}{name}, so it is not that of {REPOSITORY}"
         return None
-
-    def run(self, batch: dict[str, Any]) -> Any:
-        """Merge first, then run the model on embeddings without labels, as `generate` does."""
-        merge = self.model.prepare_inputs_labels_for_multimodal
-        wanted = {name: batch.get(name) for name in inspect.signature(merge).parameters}
-        _, positions, mask, _, embeds, _ = merge(**wanted)
-        return self.model.forward(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, return_dict=True)
 
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
         if self.template == PLAIN and len(turns) != 1:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ....adapters import all_adapters
 from ....errors import ProbeError
 from ..conversation_samples import IMAGE_MARK, Turn
-from .probe_host import LoadOptions, ProbeHost, register_host
+from .probe_host import LoadOptions, ProbeHost
 
 _PACKAGE = "transformers.models."
 #: Attributes under which the classes have their vision tower.
@@ -26,9 +26,10 @@ _TEXT_ARGUMENTS = frozenset({"input_ids", "attention_mask", "labels"})
 _IGNORE = -100
 
 
-@register_host("transformers")
 class TransformersHost(ProbeHost):
     """Every class of transformers that an adapter knows by name."""
+
+    name = "transformers"
 
     def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
         import transformers

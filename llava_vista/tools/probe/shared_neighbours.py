@@ -8,6 +8,7 @@ distribution is measured by pairing the images of one side with those of the oth
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,8 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ....errors import ProbeError
-from ..bootstrap import Bootstrap, Estimate, number, percentile_interval
-from ..probed_batch import ProbedBatch
+from ...errors import ProbeError
+from .bootstrap import Bootstrap, Estimate, percentile_interval
 
 K = 10
 PERMUTATIONS = 200
@@ -61,27 +61,27 @@ class SharedNeighbours:
     """Collects, of each distinct image, one vector per depth and one of the tower.
 
     Args:
-        tower: the vision model to compare with; None for the checkpoint's own.
+        tower: name of the vision model that is compared with.
         resamples, seed: of the bootstrap over distinct images, and of the permutations.
     """
 
-    def __init__(self, tower: TimmTower | None, resamples: int, seed: int) -> None:
+    def __init__(self, tower: str, resamples: int, seed: int) -> None:
         self.tower, self.resamples, self.seed = tower, resamples, seed
         self.depths: list[int] = []
         #: by image: (depths, d) and (d_vision,)
-        self.vectors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.vectors: dict[Path, tuple[Tensor, Tensor]] = {}
 
-    def add(self, batch: ProbedBatch) -> None:
-        states = batch.trace.states
-        features = self.tower.features(batch.pictures) if self.tower else batch.tower_features()
+    def add(self, images: Sequence[Path], states: Sequence[Tensor], features: Tensor) -> None:
+        """Add B images: their states at each layer boundary (B, d), and the tower's features (B, d_vision)."""
         self.depths = depths(len(states) - 1)
-        for row, sample in enumerate(batch.samples):
+        for row, image in enumerate(images):
             # A second copy of an image would be the nearest neighbour of the first in both representations.
-            if str(sample.image) not in self.vectors:
+            if image not in self.vectors:
                 inside = torch.stack([states[depth][row].cpu() for depth in self.depths])
-                self.vectors[str(sample.image)] = (inside, features[row].float().cpu())
+                self.vectors[image] = (inside, features[row].float().cpu())
 
-    def record(self, bootstrap: Bootstrap) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """Return the agreement at each depth, for the JSON."""
         count = len(self.vectors)
         k = min(K, (count - 1) // 2)
         head: dict[str, Any] = {
@@ -89,15 +89,14 @@ class SharedNeighbours:
             "k": k,
             "images": count,
             "representation": "decoder hidden state, mean over image positions, at the input and after layers",
-            "tower": self.tower.name if self.tower else OWN_TOWER,
+            "tower": self.tower,
             "depth": self.depths,
         }
         if k < 1:
             return {**head, "by_depth": [], "note": f"too few images for neighbours ({count}; at least 3 are needed)"}
         states, tower = (torch.stack(vectors) for vectors in zip(*self.vectors.values(), strict=True))
-        over_images = Bootstrap(count, self.resamples, self.seed)  # distinct images, fewer than samples
-        outside = neighbours(tower, k)
-        by_depth = [self._compare(neighbours(inside, k), outside, over_images) for inside in states.unbind(dim=1)]
+        bootstrap, outside = Bootstrap(count, self.resamples, self.seed), neighbours(tower, k)
+        by_depth = [self._compare(neighbours(inside, k), outside, bootstrap) for inside in states.unbind(dim=1)]
         return {**head, "by_depth": by_depth}
 
     def _compare(self, inside: Tensor, outside: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -107,9 +106,9 @@ class SharedNeighbours:
         low, high = (float(bound) for bound in percentile_interval(null))
         return {
             # Neighbours are found once, among all images: the interval is that of a mean over images.
-            **bootstrap.ratio(shared, torch.ones_like(shared)).record(),
+            **bootstrap.ratios((shared, torch.ones_like(shared)))[0].record(),
             "null": Estimate(float(null.mean()), low, high, PERMUTATIONS).record(),
-            "p_value": number((1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS)),
+            "p_value": (1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS),
         }
 
 

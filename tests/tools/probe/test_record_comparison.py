@@ -24,6 +24,7 @@ def record(seed: int, gain: float, samples: int = 30, noise: float = 0.01) -> di
         alone = number == 5
         found.append({
             "rank": number % 2, "batch": number // 4, "text": f"{number // 2:08x}", "nats": nats, "tokens": tokens,
+            "slope_xy": 0.0, "slope_xx": 1.0,
             "margin": None if alone else level + gain, "own_first": None if alone else float(level > 0),
             "chance": None if alone else 0.25,
         })  # fmt: skip
@@ -53,16 +54,16 @@ def test_values_pairs_and_files(tmp_path, capsys) -> None:
     for at in range(len(BINS)):
         reach = [sample for sample in first["samples"] if len(sample["tokens"]) > at]
         mean = sum(sample["nats"][at] for sample in reach) / sum(sample["tokens"][at] for sample in reach)
-        assert one["by_position"][at]["value"] == pytest.approx(mean)
-        assert one["by_position"][at]["n"] == len(reach)
+        assert one["curves"]["information"][at]["value"] == pytest.approx(mean)
+        assert one["curves"]["information"][at]["n"] == len(reach)
     difference = other["difference"]
     shared = per_token(second["samples"]) - per_token(first["samples"][3:])
     assert difference["samples"] == 27 and difference["information"]["value"] == pytest.approx(shared)
     assert difference["information"]["value"] == pytest.approx(0.2, abs=0.01)
     assert 0.18 < difference["information"]["low"] < difference["information"]["high"] < 0.22
     assert other["information"]["high"] - other["information"]["low"] > 1  # unpaired, the samples' levels drown it
-    names = {path.stem for path in (tmp_path / "out").glob("comparison-*.png")}
-    assert names == {f"comparison-{name}" for name in ("all", "information", "difference", "margin", "own-first")}
+    names = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert names == {f"probe{name}" for name in ("", "-information", "-difference", "-margin", "-own-first")}
     assert {path.stem for path in (tmp_path / "out").glob("*.pdf")} == names
     assert "paired over the samples in common: 27" in capsys.readouterr().out
 

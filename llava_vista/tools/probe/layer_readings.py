@@ -1,0 +1,130 @@
+"""Attention on the image and states of the image, layer by layer, as the decoder runs.
+
+Both are reduced at once, so that nothing of size (layers, B, L, d) or (layers, B, heads, L, L) is held.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...attach.observation import Observation, Observer
+from ...errors import ProbeError, UnsupportedModelError
+from ...hooks.probed_samples import binned
+from ...layout import SequenceLayout
+
+
+class LayerReadings:
+    """Reads every pass that the observer delivers; no pass that a listener adds.
+
+    Attributes (of the last pass):
+        layout: masks (B, L); None where it is unknown.
+        attention: per layer: the attention of each position on all image positions, mean over heads (B, L), float32.
+        states: per layer boundary, the decoder's input first: mean over the image positions (B, d), float32.
+
+    Args:
+        observer: of a model in evaluation mode.
+        attention: read attention; the model must have eager attention.
+        states: read states.
+
+    Raises:
+        UnsupportedModelError: the decoder has no list of layers.
+    """
+
+    def __init__(self, observer: Observer, *, attention: bool, states: bool) -> None:
+        self.attention: list[Tensor] = []
+        self.states: list[Tensor] = []
+        self._reads_attention, self._reads_states = attention, states
+        self._is_armed = self._is_reading = False
+        self.layout: SequenceLayout | None = None
+        self._undo = ExitStack()
+        self._undo.callback(observer.add_listener(self))
+        if attention or states:
+            hook = observer.decoder.register_forward_pre_hook(self._before, with_kwargs=True)  # behind the observer's
+            self._undo.enter_context(hook)
+            for layer in decoder_layers(observer.decoder):
+                self._undo.enter_context(layer.register_forward_hook(self._keep_mean))
+                if attention:
+                    self._undo.enter_context(_attention_in(layer).register_forward_hook(self._reduce_attention))
+
+    def remove(self) -> None:
+        """Remove everything from the model."""
+        self._undo.close()
+
+    def decoder_called(self, observation: Observation) -> None:
+        self.layout = observation.layout
+        self._is_armed = observation.layout is not None
+
+    def decoder_returned(self, observation: Observation) -> None:
+        """Do nothing: a pass that another listener adds is not armed."""
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._is_reading, self._is_armed = self._is_armed, False
+        if self._is_reading:
+            self.attention, self.states = [], []
+            self._keep_mean(module, args, kwargs.get("inputs_embeds", args[0] if args else None))
+        return args, {**kwargs, "output_attentions": True} if self._is_reading and self._reads_attention else kwargs
+
+    def _keep_mean(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._is_reading and self._reads_states:
+            hidden = output[0] if isinstance(output, tuple) else output  # (B, L, d)
+            pairs = zip(hidden, self._image(hidden), strict=True)
+            self.states.append(torch.stack([rows[at].float().mean(dim=0) for rows, at in pairs]))
+
+    def _image(self, beside: Tensor) -> Tensor:
+        """Return (B, L) bool: the image positions of this pass, on the device of ``beside``."""
+        if self.layout is None:
+            raise ProbeError("the layout of what the decoder received is unknown: is the image missing from the batch?")
+        return self.layout.image.to(beside.device)
+
+    def _reduce_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not self._is_reading:
+            return output
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(weights, Tensor) or weights.ndim != 4:
+            raise ProbeError(
+                f"{type(module).__name__} returns no attention weights; eager attention is needed "
+                "(attn_implementation='eager'). Leave the measure out with --measures."
+            )
+        self.attention.append((weights.float().mean(dim=1) * self._image(weights)[:, None, :]).sum(dim=-1))
+        return (output[0], None, *output[2:])  # nothing else keeps (B, heads, L, L)
+
+
+def attention_record(attention: list[Tensor], layout: SequenceLayout, row: int) -> dict[str, Any]:
+    """Return the shares of one sample for its record: by layer, and sums over layers' means by bin of text positions.
+
+    Text before the image cannot attend to it and is left out.
+    """
+    text, image = layout.text[row], layout.image[row]
+    number = text.cumsum(dim=0)
+    at = text & (image.cumsum(dim=0) > 0)
+    mass = torch.stack([layer[row][at.to(layer.device)].cpu() for layer in attention])  # (layers, m)
+    (sums,), counts = binned(mass.mean(dim=0)[None], number[at].cpu())
+    layers = mass.mean(dim=1).tolist() if mass.shape[1] else None
+    return {"attention_by_layer": layers, "attention": sums, "attending": counts, "image_tokens": int(image.sum())}
+
+
+def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
+    """Return the decoder's layers, in order, or raise UnsupportedModelError when it has no list of them."""
+    stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    if not stacks:
+        raise UnsupportedModelError(
+            f"{type(decoder).__name__} has no ModuleList of layers, which attention and hidden states by layer need. "
+            "Choose other --measures."
+        )
+    return list(max(stacks, key=lambda stack: len(list(stack))))
+
+
+def _attention_in(layer: nn.Module) -> nn.Module:
+    found = next((module for module in layer.modules() if type(module).__name__.endswith("Attention")), None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} has no module whose class name ends in 'Attention'. Leave the measure out with "
+            "--measures."
+        )
+    return found

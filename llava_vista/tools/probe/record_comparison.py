@@ -1,0 +1,227 @@
+"""Records of samples, side by side and sample by sample: tables, figures, ``comparison.json``.
+
+A record is what the host's own script writes (`llava_vista.hooks.host_probe`), or what `checkpoint_probe` makes of a
+checkpoint: the same values of each sample. Records of the same samples are paired: a difference is resampled over the
+samples that both have, so that what differs between samples does not count. The first record is what the others are
+compared with.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError, ProbeError
+from ...logging import say
+from ..kit.json_files import BadFile, read_object
+from ..kit.rendering import to_text
+from ..kit.report import Line, Report, Table
+from .bootstrap import Bootstrap, Parts
+from .comparison_panels import draw_comparison
+from .probe_options import RESAMPLES, short_names
+
+_NEEDED = ("samples", "bin_ends", "options")
+Record = dict[str, Any]
+
+
+class Measure(NamedTuple):
+    """A ratio over samples.
+
+    above, below: the keys of a sample that are summed up and divided; no ``below``: the mean over samples.
+    """
+
+    title: str
+    above: str
+    below: str = ""
+    digits: int = 3
+    factor: float = 1.0
+
+
+#: What a table shows, in its order. A measure that no sample has is left out.
+MEASURES = {
+    "information": Measure("information of the image, nats per token", "nats", "tokens", 4),
+    "visual_words": Measure("  on words marked visual", "visual_nats", "visual_tokens", 4),
+    "other_words": Measure("  on other words", "other_nats", "other_tokens", 4),
+    "slope": Measure("  slope, nats per token per 100 positions", "slope_xy", "slope_xx", 3, 100),
+    "margin": Measure("margin of the own text", "margin", digits=6),
+    "own_first": Measure("own text ranked first", "own_first"),
+    "chance": Measure("  by chance", "chance"),
+    "attention": Measure("attention on the image, mean over layers", "attention", "attending"),
+    "cosine": Measure("cosine of text and image state (VISTA's training target)", "cosine", "text_tokens"),
+    "l2": Measure("l2 of text and image state (VISTA's training target)", "l2", "text_tokens"),
+}
+#: Measures that also have a curve: by bin of positions, or by layer.
+CURVES = {
+    "information": MEASURES["information"],
+    "attention": MEASURES["attention"],
+    "attention_by_layer": Measure("", "attention_by_layer"),
+    "cosine": MEASURES["cosine"],
+    "l2": MEASURES["l2"],
+}
+
+
+def compare_files(options: Namespace) -> None:
+    """Compare records from files.
+
+    Raises:
+        ConfigError: names do not fit the files, or files and folders are mixed.
+        ProbeError: a file is no record of the probe.
+    """
+    names = tuple(options.names or short_names(options.checkpoints))
+    if len(set(names)) != len(options.checkpoints) or any(path.suffix != ".json" for path in options.checkpoints):
+        raise ConfigError("records (.json) cannot be mixed with checkpoints, and each needs a name of its own.")
+    found = [(name, _read(path)) for name, path in zip(names, options.checkpoints, strict=True)]
+    compare([(name, record) for name, records in found for name, record in _named(name, records)], options)
+
+
+def _read(path: Path) -> list[Record]:
+    """Return the records of a file: one of a host's script, or those of several checkpoints."""
+    try:
+        content = read_object(path)
+    except BadFile as error:
+        raise ProbeError(str(error)) from error
+    records: list[Record] = content.get("records", [content])
+    missing = [key for key in _NEEDED if not all(record.get(key) for record in records)]
+    if missing:
+        raise ProbeError(
+            f"{path} has no {' and no '.join(missing)}: it is not a probe.json of `llava-vista probe`, which measures "
+            "each sample."
+        )
+    return records
+
+
+def _named(name: str, records: Sequence[Record]) -> list[tuple[str, Record]]:
+    return [(name if len(records) == 1 else f"{name}/{record['name']}", record) for record in records]
+
+
+def compare(records: Sequence[tuple[str, Record]], options: Namespace) -> None:
+    """Write ``comparison.json`` and, with matplotlib, the figures; print the table.
+
+    Raises:
+        ProbeError: they were measured differently.
+    """
+    first_name, first = records[0]
+    if len({(tuple(record["bin_ends"]), record["options"].get("method")) for _, record in records}) > 1:
+        raise ProbeError("these records were measured with different estimators or bins. Measure them alike.")
+    items = [_describe(name, record, options.seed) for name, record in records]
+    for item, (_, record) in zip(items[1:], records[1:], strict=True):
+        item["difference"] = _paired(first, record, options.seed)
+    result = {"bin_ends": first["bin_ends"], "compared_with": first_name, "records": items}
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "comparison.json"
+    file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"{_table(result)}\n\nNumbers  {file}")
+    if importlib.util.find_spec("matplotlib") is None:
+        say("matplotlib is not installed: no figure. For the figure: pip install 'llava-vista[plots]'")
+        return
+    print(f"Figures  {', '.join(map(str, draw_comparison(result, options.output)))}")
+
+
+def _keys(record: Record) -> list[tuple[Any, ...]]:
+    """Return what names each sample in another record of the same data, and which of equal ones it is.
+
+    Its name in the data, where that is known; else its rank, batch and text.
+    """
+    seen: Counter[tuple[Any, ...]] = Counter()
+    keys = []
+    for sample in record["samples"]:
+        key = (sample.get("name"), sample["rank"], sample["batch"], sample["text"])
+        key = key[:1] if "name" in sample else key[1:]
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
+def _column(samples: Sequence[Record], key: str) -> Tensor:
+    """Return (N, K) float64, NaN where a sample has no value."""
+    rows = []
+    for sample in samples:
+        value = sample.get(key)
+        values = value if isinstance(value, list) else [value]
+        rows.append(torch.tensor([torch.nan if one is None else one for one in values], dtype=torch.float64))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+
+
+def _parts(samples: Sequence[Record], measure: Measure, is_curve: bool) -> Parts:
+    above = _column(samples, measure.above)
+    below = _column(samples, measure.below).nan_to_num() if measure.below else above.isfinite().double()
+    above = above.nan_to_num()
+    return (above, below) if is_curve else (above.sum(dim=1), below.sum(dim=1))
+
+
+def _estimates(seed: int, *sides: Sequence[Record]) -> dict[str, Any]:
+    """Return the estimates of one list of samples, or of the second less the first, sample by sample."""
+    bootstrap, found = Bootstrap(len(sides[0]), RESAMPLES, seed), {}
+    for key, measure in MEASURES.items():
+        if all(_has(samples, measure) for samples in sides):
+            found[key] = bootstrap.ratios(*(_parts(samples, measure, False) for samples in sides))[0].record()
+    curves = {}
+    for key, measure in CURVES.items():
+        if all(_has(samples, measure) for samples in sides):
+            parts = [_parts(samples, measure, True) for samples in sides]
+            length = min(above.shape[1] for above, _ in parts)
+            cut = [(above[:, :length], below[:, :length]) for above, below in parts]
+            curves[key] = [one.record() for one in bootstrap.ratios(*cut)]
+    return {**found, "curves": curves}
+
+
+def _has(samples: Sequence[Record], measure: Measure) -> bool:
+    return any(measure.above in sample for sample in samples)
+
+
+def _describe(name: str, record: Record, seed: int) -> dict[str, Any]:
+    kept = {key: value for key, value in record.items() if key not in (*_NEEDED, "name", *MEASURES)}
+    return {**kept, "name": name, "samples": len(record["samples"]), **_estimates(seed, record["samples"])}
+
+
+def _paired(first: Record, other: Record, seed: int) -> dict[str, Any] | None:
+    """Return other less first over the samples that both have; None where they share fewer than two."""
+    known = dict(zip(_keys(first), first["samples"], strict=True))
+    pairs = [(known[key], sample) for key, sample in zip(_keys(other), other["samples"], strict=True) if key in known]
+    if len(pairs) < 2:
+        return None
+    return {"samples": len(pairs), **_estimates(seed, *([pair[side] for pair in pairs] for side in (0, 1)))}
+
+
+def interval(estimate: dict[str, Any] | None, digits: int = 3, factor: float = 1.0) -> str:
+    """Return "0.123 [0.100, 0.150]", or "-" where it is undefined."""
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    text = f"{value * factor:.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low * factor:.{digits}f}, {high * factor:.{digits}f}]"
+
+
+def _table(result: dict[str, Any]) -> str:
+    items = result["records"]
+    rows: list[tuple[str, ...]] = [("samples", *(str(item["samples"]) for item in items))]
+
+    def add(title: str, estimates: Sequence[dict[str, Any] | None], digits: int = 3, factor: float = 1) -> None:
+        cells = [interval(estimate, digits, factor) for estimate in estimates]
+        if any(cell != "-" for cell in cells):
+            rows.append((title, *cells))
+
+    for key, (title, _, _, digits, factor) in MEASURES.items():
+        add(title, [item.get(key) for item in items], digits, factor)
+    last = [(item.get("neighbours") or {}).get("by_depth") or [None] for item in items]
+    add("neighbourhood agreement at the last layer", [depths[-1] for depths in last])
+    add("  by chance", [depths[-1] and depths[-1]["null"] for depths in last])
+    for key, (title, _, _, digits, factor) in MEASURES.items():
+        differences = [(item.get("difference") or {}).get(key) for item in items]
+        add(f"less {items[0]['name']}: {title.strip()}", differences, digits, factor)
+    table = Table(("", *(item["name"] for item in items)), rows, left=frozenset(range(len(items) + 1)))
+    shared = [item["difference"]["samples"] if item.get("difference") else 0 for item in items[1:]]
+    note = "Brackets: 95%, samples resampled."
+    if shared:
+        note += f" Differences are paired over the samples in common: {', '.join(map(str, shared))}."
+    if 0 in shared:
+        note += " Records without common samples have none: measure both with the same data, seed and batch size."
+    return to_text(Report([table, Line("", note)]))
