@@ -157,9 +157,17 @@ def _masked(observation: Observation) -> dict[str, Any]:
             "several samples share a row (packing), and no attention mask keeps them apart that the image could be "
             "taken out of"
         )
-    if observation.arguments.get("past_key_values") is not None:
-        raise ProbeError("the decoder got past_key_values")
+    for name, value in observation.arguments.items():
+        # A cache that was empty holds this pass now.
+        if (_is_cache(value) and value.get_seq_length() > hidden.shape[1]) or (
+            name == "past_key_values" and isinstance(value, (tuple, list))
+        ):
+            raise ProbeError(f"the decoder continues from {name}")
     return {"attention_mask": mask_image(mask, layout.image.to(hidden.device))}
+
+
+def _is_cache(value: Any) -> bool:
+    return hasattr(value, "get_seq_length")
 
 
 def _separates(mask: Any) -> bool:
@@ -215,9 +223,10 @@ def measure(
         changed = _masked(observation) if has_images else {}
     except ProbeError as error:
         problem = str(error)
-    same = {**observation.arguments, "past_key_values": None, "use_cache": False}
-    known = observer.decoder_parameters
-    same = {name: value for name, value in same.items() if name in observation.arguments or name in known}
+    # transformers renames the cache now and then, and would append this pass to it.
+    same = {name: None if _is_cache(value) else value for name, value in observation.arguments.items()}
+    if "use_cache" in same or "use_cache" in observer.decoder_parameters:
+        same["use_cache"] = False
     measurable = has_images and not problem
     labels = observation.labels if measurable else None
     with ExitStack() as stack:

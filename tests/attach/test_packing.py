@@ -14,6 +14,7 @@ from native_models import FAMILIES, IMAGE, LLAVA, VIDEO
 from llava_vista import LayoutError, VistaConfig, attach
 from llava_vista.attach.observation import Observer, Recorder
 from llava_vista.attach.packing import attended, sample_starts
+from llava_vista.hooks.image_information import measure, output_head
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -263,3 +264,29 @@ def test_a_mask_of_another_length_is_a_layout_error() -> None:
     mask = torch.zeros(1, 1, 12, 12)
     with pytest.raises(LayoutError, match="does not fit input_ids"):
         sample_starts({"attention_mask": mask}, torch.Size((1, 10)), mask.device)
+
+
+@pytest.mark.parametrize("name", [LLAVA, "Qwen2_5_VLForConditionalGeneration"])
+def test_packed_samples_are_measured_as_unpacked(name: str) -> None:
+    """Blocks keep the samples of a row apart. A first label of a sample is the guess of another sample's last token."""
+    torch.manual_seed(0)
+    model = FAMILIES[name].build().eval()
+    samples = [sample(name, images, seed) for seed, images in enumerate((1, -1, 2, 1))]
+    observer = Observer(model, recorder := Recorder())
+
+    def measured(**batch):
+        with torch.no_grad():
+            model(**batch)
+            return measure(observer, output_head(observer.inner), recorder.last)
+
+    alone = [measured(**one) for one in samples]
+    assert alone[1].nats.shape == (1, 0)  # no image
+    for signal in ("blocks, positions", "boolean blocks"):
+        found = measured(**pack(samples), **signals(model, samples)[signal])
+        torch.testing.assert_close(found.nats, torch.cat([one.nats for one in alone], dim=1), atol=2e-5, rtol=1e-4)
+        assert found.number.tolist() == [number for one in alone for number in one.number.tolist()]
+        sizes = torch.bincount(found.sample).tolist()
+        assert [size for size in sizes if size] == [len(one.number) for one in alone if len(one.number)]
+    packed = signals(model, samples)["positions, ones"]
+    assert "no attention mask keeps them apart" in measured(**pack(samples), **packed)
+    observer.remove()

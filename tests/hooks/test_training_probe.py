@@ -130,6 +130,30 @@ def test_scaled_logits_are_not_measured(tmp_path, stand_in, caplog) -> None:
     assert "vista_information cannot be measured" in caplog.text
 
 
+def test_capped_logits_are_the_hosts_own(tmp_path) -> None:
+    """PaliGemma caps its logits by its configuration; Gemma 3 with images has the value and does not."""
+    for name, caps in (("PaliGemmaForConditionalGeneration", True), ("Gemma3ForConditionalGeneration", False)):
+
+        def model(name: str = name) -> nn.Module:
+            torch.manual_seed(0)
+            made = FAMILIES[name].build()
+            made.config.get_text_config().final_logit_softcapping = 0.5
+            return made
+
+        data = Batches(name)
+        plain, capped = FAMILIES[name].build().eval(), model().eval()
+        plain.load_state_dict(capped.state_dict())
+        differ = not torch.equal(plain(**data.rows[0]).logits, capped(**data.rows[0]).logits)
+        if transformers.__version__.startswith("5."):
+            assert differ == caps, name
+        trainer = train(model(), data, tmp_path, VistaConfig(weight=0, probe_steps=1))
+        record = next(record for record in trainer.state.log_history if "loss" in record)
+        wanted = [traced_information(model(), batch) for batch in data.rows]
+        found = [record[key] for key in KEYS]
+        assert min(max(abs(a - b) for a, b in zip(found, one, strict=True)) for one in wanted) < 1e-5
+        uninstall()
+
+
 @pytest.mark.parametrize("case", ["plain", "accumulation", "compile", "bf16", "dropout", "text"])
 def test_only_every_nth_step_is_measured(tmp_path, stand_in, case: str) -> None:
     """And whatever else a training has, its weights are those without the probe."""

@@ -68,7 +68,8 @@ class Site:
         return kept
 
 
-def run(site: Site, output: Path, *words: object) -> dict[str, Any]:
+def run(site: Site, output: Path, *words: object) -> list[dict[str, Any]]:
+    """Run the command; the records of comparison.json."""
     command = ["probe", *map(str, words), "--images", str(site.images), "--output", str(output)]
     assert main(command) == 0
-    return json.loads((output / "probe.json").read_text())
+    return json.loads((output / "comparison.json").read_text())["records"]

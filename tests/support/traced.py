@@ -1,4 +1,4 @@
-"""One forward pass of a model, with the image or without, by hooks of the tests' own: logits as the model returns them."""
+"""One forward pass of a model, with the image or without, by hooks of the tests' own."""
 
 from __future__ import annotations
 

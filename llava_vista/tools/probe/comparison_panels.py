@@ -92,7 +92,9 @@ def _draw_values(axis: Any, result: Result, read: Read) -> None:
         if estimates:
             (value,), (low,), (high,) = _bounds(estimates)
             style = {**curve_style(index, marker=True), "linestyle": "none"}
-            axis.errorbar([index], [value], yerr=[[value - low], [high - value]], capsize=4, label=item["name"], **style)
+            axis.errorbar(
+                [index], [value], yerr=[[value - low], [high - value]], capsize=4, label=item["name"], **style
+            )
     axis.set_xticks([])
 
 

@@ -130,12 +130,11 @@ def _keys(record: Record) -> list[tuple[Any, ...]]:
 
     Its name in the data, where that is known; else its rank, batch and text.
     """
-    seen: Counter[tuple[Any, ...]] = Counter()
+    seen: Counter[Any] = Counter()
     keys = []
     for sample in record["samples"]:
-        key = (sample.get("name"), sample["rank"], sample["batch"], sample["text"])
-        key = key[:1] if "name" in sample else key[1:]
-        keys.append((*key, seen[key]))
+        key = sample.get("name") or (sample["rank"], sample["batch"], sample["text"])
+        keys.append((key, seen[key]))
         seen[key] += 1
     return keys
 

@@ -217,7 +217,7 @@ def test_bad_checkpoints_are_named(tmp_path, capsys) -> None:
     assert "holds no config.json" in fails(capsys, tmp_path / "nowhere", *out)
     unknown = write_checkpoint(tmp_path / "unknown", 3, architectures=["NobodyForCausalLM"])
     message = fails(capsys, unknown, *out)
-    assert "NobodyForCausalLM" in message and "Loaded here: analytic" in message and "LlavaLlamaForCausalLM" in message
+    assert "NobodyForCausalLM" in message and "analytic (Reader)" in message and "LlavaLlamaForCausalLM" in message
     good = write_checkpoint(tmp_path / "good", 3)
     assert "given twice" in fails(capsys, good, good, *out)
     assert "a name of its own" in fails(capsys, good, unknown, *out, "--names", "one")

@@ -20,9 +20,8 @@ def test_a_stage_one_projector_needs_its_base(site, tmp_path, capsys) -> None:
     data = ("--data", str(site.captions), "--images", str(site.images), "--output", str(tmp_path / "out"))
     assert main(["probe", str(folder), *data]) == 2
     assert "projector (mm_projector.bin, as stage 1 saves it) only" in capsys.readouterr().err
-    record = run(site, tmp_path / "out", folder, "--data", site.captions, "--base", site.tiny.language_model)
-    item = record["checkpoints"][0]
-    assert (item["kind"], item["template"], item["samples"]["used"]) == ("projector", "plain", 12)
+    (item,) = run(site, tmp_path / "out", folder, "--data", site.captions, "--base", site.tiny.language_model)
+    assert (item["kind"], item["template"], item["samples"]) == ("projector", "plain", 12)
     loaded = load_checkpoint(folder, LoadOptions(site.tiny.language_model, None, OPTIONS.device, OPTIONS.dtype))
     state = loaded.model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())

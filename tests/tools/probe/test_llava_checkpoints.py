@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +13,17 @@ from typing import Any
 import pytest
 import torch
 from literal import literal_vista
-from PIL import Image
 from probe_site import OPTIONS, Site, run
+from traced import trace
 
-from llava_vista import VistaConfig, attach, vista_loss
+from llava_vista import VistaConfig, attach
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
+from llava_vista.hooks.probed_samples import SampleProbe, token_alignment
+from llava_vista.tools.probe.answer_words import visual_marks
 from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
-from llava_vista.tools.probe.forward_trace import Tracer
-from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
-from llava_vista.tools.probe.measures.alignment_curves import align
-from llava_vista.tools.probe.measures.visual_information import VisualInformation, answer_log_probs, answer_runs
-from llava_vista.tools.probe.probed_batch import exchanged_images
+from llava_vista.tools.probe.hosts import load_checkpoint
+from llava_vista.tools.probe.layer_readings import LayerReadings
 
 pytestmark = pytest.mark.environments("llava")
 
@@ -62,50 +63,68 @@ def literally(subject: Any, item: dict[str, Any], drop_image: bool) -> torch.Ten
     return torch.stack([logits[i + size - 2].log_softmax(-1)[item["labels"][i]] for i in answer])
 
 
-@pytest.mark.parametrize("blind", [False, True])
-def test_log_probs_are_the_models_own(site, subject, blind) -> None:
+@contextmanager
+def probing(subject: Any) -> Iterator[tuple[SampleProbe, LayerReadings]]:
+    probe = SampleProbe(subject.model, VistaConfig(weight=0))
+    readings = LayerReadings(probe.observer, attention=True, states=True)
+    yield probe, readings
+    readings.remove()
+    probe.observer.remove()
+
+
+def test_information_is_the_models_own(site, subject) -> None:
     """In a padded batch as for one sample alone; masked as if the image's rows were not there."""
-    samples = read(site, 5)
-    encoded = encode(subject, samples)
+    encoded = encode(subject, read(site, 5))
     batch = subject.collate(encoded)
     assert not bool(batch["attention_mask"].all())  # ragged
-    with Tracer(subject.model) as tracer:
-        found = answer_log_probs(tracer.trace(batch, blind=blind), batch["labels"], [sample.name for sample in samples])
+    with torch.no_grad(), probing(subject) as (probe, _):
+        found = probe.take(subject.model(**batch).loss)
     with torch.no_grad():
-        for mine, item in zip(found, encoded, strict=True):
-            torch.testing.assert_close(mine, literally(subject, item, blind), atol=2e-5, rtol=1e-4)
-            assert (mine - literally(subject, item, not blind)).abs().max() > 1e-2  # the image matters
+        for sample, item in zip(found, encoded, strict=True):
+            literal = literally(subject, item, False) - literally(subject, item, True)
+            torch.testing.assert_close(sample.nats, literal, atol=4e-5, rtol=1e-4)
+            assert sample.nats.abs().max() > 1e-2  # the image matters
+            assert sum(sample.record["nats"]) == pytest.approx(float(literal.sum()), abs=1e-4)
 
 
 @pytest.mark.parametrize("method", ["l2", "cosine"])
 def test_alignment_weighted_and_summed_is_vista_loss(site, subject, method) -> None:
+    """And the bins of a record hold the same values, summed."""
     batch = subject.collate(encode(subject, read(site, 5)))
-    with Tracer(subject.model) as tracer:
-        seen = tracer.trace(batch)
-    summed = -torch.stack([(getattr(sample, method) * sample.weight).sum() for sample in align(seen)]).mean()
     config = VistaConfig(method=method)
     handle = attach(subject.model, config, add_to_loss=False)
     with torch.no_grad():
+        seen = trace(subject.model, batch)
         subject.model(**batch)
     attached = handle.loss()
     handle.detach()
+    losses = []
+    with torch.no_grad(), probing(subject) as (probe, _):
+        records = [sample.record for sample in probe.take(subject.model(**batch).loss)]
+    for row, record in enumerate(records):
+        last = int(seen.layout.image[row].nonzero().max())
+        both = token_alignment(seen.inputs_embeds[row, seen.layout.text[row]], seen.last_hidden_state[row, last])
+        values = both[("cosine", "l2").index(method)]
+        m = len(values)
+        losses.append(-(values * torch.arange(1, m + 1) / m / m).sum())
+        assert sum(record[method]) == pytest.approx(float(values.sum()), rel=1e-5)
+        assert (
+            record[method][2] == pytest.approx(float(values[2:4].sum()), rel=1e-5) and sum(record["text_tokens"]) == m
+        )
+    summed = torch.stack(losses).mean()
     literal, _ = literal_vista(
         seen.inputs_embeds.double(), seen.last_hidden_state.double(), seen.layout.text, seen.layout.image, method
     )
     assert summed.item() == pytest.approx(literal.item(), rel=1e-5)
     assert summed.item() == pytest.approx(attached.item(), rel=1e-5)
-    assert summed.item() == pytest.approx(
-        vista_loss(seen.inputs_embeds, seen.last_hidden_state, seen.layout, config).item(), rel=1e-5
-    )
 
 
 def test_attention_and_states_are_the_models_own(site, subject) -> None:
     batch = subject.collate(encode(subject, read(site, 3)))
-    with Tracer(subject.model) as tracer:
-        seen = tracer.trace(batch, attention=True, states=True)
+    with torch.no_grad(), probing(subject) as (probe, seen):
+        probe.take(subject.model(**batch).loss)  # the pass without the image is not read
     with torch.no_grad():
         plain = subject.model(**batch, output_attentions=True, output_hidden_states=True)
-    torch.testing.assert_close(seen.logits, plain.logits)
     assert len(seen.attention) == len(plain.attentions) == 2
     for row in range(3):
         image = seen.layout.image[row].nonzero().squeeze(1).tolist()
@@ -123,29 +142,13 @@ def test_attention_and_states_are_the_models_own(site, subject) -> None:
     torch.testing.assert_close(seen.states[-1][0], before_norm[0][0, seen.layout.image[0]].mean(dim=0))
 
 
-def test_merging_first_is_the_models_own_forward(site, subject) -> None:
-    """As `generate` does it, without a loss: CAL and VIRAL have none in evaluation mode. The batch is left alone."""
-    batch = subject.collate(encode(subject, read(site, 3)))
-    before = {name: batch[name].clone() for name in ("input_ids", "labels", "attention_mask")}
-    with Tracer(subject.model) as tracer:
-        plain = tracer.trace(batch)
-    with Tracer(subject.model, subject.run) as tracer:
-        seen = tracer.trace(batch)
-    torch.testing.assert_close(seen.logits, plain.logits, rtol=0, atol=0)
-    assert torch.equal(seen.layout.text, plain.layout.text)
-    assert torch.equal(seen.layout.answer, plain.layout.answer)
-    assert all(torch.equal(batch[name], value) for name, value in before.items())
-
-
 def test_the_model_is_left_as_it_was(site, subject) -> None:
     model = subject.model
     before = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
     own = dict(vars(type(model)))
-    batch = subject.collate(encode(subject, read(site, 2)))
-    with Tracer(model) as tracer:
-        tracer.trace(batch, blind=True, attention=True, states=True)
-    with pytest.raises(IndexError), Tracer(model) as tracer:
-        tracer.trace({**batch, "input_ids": batch["input_ids"].clamp(max=-1).abs() * 10_000}, attention=True)
+    with torch.no_grad(), probing(subject) as (probe, _):
+        probe.take(model(**subject.collate(encode(subject, read(site, 2)))).loss)
+        assert {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()} != before
     assert {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()} == before
     assert dict(vars(type(model))) == own
 
@@ -158,90 +161,41 @@ def test_words_marked_visual_are_found_in_llavas_tokens(site, subject) -> None:
     record["conversations"][3]["visual"] = [word]
     record["conversations"][5]["visual"] = ["the"]  # a word of every answer, marked in one
     path.write_text(json.dumps([record]))
-    samples = read(site, 1, path)
-    batch = subject.collate(encode(subject, samples))
-    measure = VisualInformation("masked")
-    with Tracer(subject.model) as tracer:
-        seen = tracer.trace(batch)
-        blind = tracer.trace(batch, blind=True)
-        measure.add(SimpleNamespace(samples=samples, trace=seen, labels=batch["labels"], decode=subject.decode,
-                                    without_image=(blind, batch["labels"])))  # fmt: skip
-    ids = batch["labels"][batch["labels"] >= 0]
-    assert len(ids) == len(measure.values[0])
-    runs = answer_runs(batch["labels"][0])
+    (sample,) = read(site, 1, path)
+    (item,) = encode(subject, (sample,))
+    ids = item["labels"][item["labels"] >= 0]
+    marks = visual_marks(item["labels"], sample.turns, subject.decode)
+    assert len(ids) == len(marks)
+    runs = [list(run) for kept, run in itertools.groupby(item["labels"].tolist(), lambda label: label >= 0) if kept]
     start = [0, *itertools.accumulate(len(run) for run in runs)]
-    marked = measure.marks[0].nonzero().squeeze(1).tolist()
+    marked = [at for at, mark in enumerate(marks) if mark]
     first, second = ([at for at in marked if start[turn] <= at < start[turn + 1]] for turn in (1, 2))
     assert len(first) + len(second) == len(marked)
     assert subject.decode(ids[first].tolist()).strip().rstrip(".") == word
     assert set(subject.decode(ids[second].tolist()).lower().split()) == {"the"}
 
 
-def curves(record: Any) -> list[dict[str, Any]]:
-    """Every curve in a record, however deep."""
-    if isinstance(record, dict):
-        own = [record] if "mean" in record and isinstance(record["mean"], list) else []
-        return own + [curve for value in record.values() for curve in curves(value)]
-    return [curve for value in record for curve in curves(value)] if isinstance(record, list) else []
-
-
 def test_two_checkpoints_end_to_end(site, tmp_path, capsys) -> None:
-    record = run(site, tmp_path, *site.checkpoints, "--data", site.conversations, "--batch-size", 5)
-    assert [item["name"] for item in record["checkpoints"]] == ["baseline", "vista"]
-    for item in record["checkpoints"]:
+    first, second = run(site, tmp_path, *site.checkpoints, "--data", site.conversations, "--batch-size", 5)
+    assert (first["name"], second["name"]) == ("baseline", "vista")
+    for item in (first, second):
         assert (item["host"], item["adapter"], item["template"]) == ("llava", "llava", "v1")
-        assert item["samples"] == {"used": 12, "passed_over": {"without an image": 3}}
-        found = curves({key: item[key] for key in ("information", "alignment", "attention")})
-        assert len(found) == 1 + 3 + 2 * (2 + 2)
-        for curve in found:
-            assert curve["confidence"] == 0.95
-            assert len(curve["x"]) == len(curve["mean"]) == len(curve["low"]) == len(curve["high"]) == len(curve["n"])
-            assert max(curve["n"]) == 12
-        for kind in ("by_layer", "by_position"):
-            total, each = (item["attention"][kind][name]["mean"] for name in ("total", "per_image_token"))
-            assert [value and value / 9 for value in total] == pytest.approx(each)
-        first = item["attention"]["by_position"]["total"]["n"]
-        assert first[0] == 0 and max(first) == 12  # the text before the image cannot see it
+        assert item["samples"] == 12 and item["passed_over"] == {"without an image": 3}
+        assert set(item["curves"]) == {"information", "attention", "attention_by_layer", "cosine", "l2"}
+        for curve in item["curves"].values():
+            assert max(one["n"] for one in curve) == 12 and all(one["confidence"] == 0.95 for one in curve)
+        assert item["curves"]["attention"][0]["n"] == 0  # the text before the image cannot see it
         neighbours = item["neighbours"]
         assert (neighbours["k"], neighbours["images"], neighbours["depth"]) == (5, 12, [0, 1, 2])
         assert all(0 <= point["null"]["value"] <= 1 for point in neighbours["by_depth"])
-        target = item["alignment"]
-        assert "not evidence" in target["note"]
-        assert target["vista_loss"]["l2"]["value"] > 0
+        assert item["chance"]["value"] < item["own_first"]["n"] == 12
+    difference = second["difference"]
+    assert difference["samples"] == 12
+    for key in ("information", "attention", "slope"):
+        assert difference[key]["value"] == pytest.approx(second[key]["value"] - first[key]["value"])
     assert (tmp_path / "probe.png").stat().st_size > 50_000
-    svg = (tmp_path / "probe.svg").read_text()
-    assert "<svg" in svg[:1000]
-    assert "L_VISTA l2 (the training target)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("no_image", ["blank", "shuffled"])
-def test_other_ways_of_having_no_image(site, subject, tmp_path, no_image) -> None:
-    """Against the literal: the same conversation encoded with the other picture."""
-    record = run(
-        site, tmp_path, site.checkpoints[0], "--data", site.captions, "--no-image", no_image, "--template", "plain",
-        "--measures", "information",
-    )  # fmt: skip
-    assert record["checkpoints"][0]["information"]["no_image"].startswith(f"{no_image}: ")
-    samples = read(site, 20, site.captions)
-    assert len(samples) == 12
-    plain = load_checkpoint(site.checkpoints[0], LoadOptions(None, "plain", OPTIONS.device, OPTIONS.dtype))
-    swapped = exchanged_images([sample.image for sample in samples], 0)
-    expected, tokens = 0.0, 0
-    with torch.no_grad():
-        for sample in samples:
-            picture = open_image(sample.image)
-            other = (
-                Image.new("RGB", picture.size, (127, 127, 127))
-                if no_image == "blank"
-                else open_image(swapped[sample.image])
-            )
-            known, guessed = (
-                literally(plain, plain.encode(sample.turns, image), drop_image=False) for image in (picture, other)
-            )
-            expected, tokens = expected + float((known - guessed).sum()), tokens + len(known)
-    mean = record["checkpoints"][0]["information"]["mean"]
-    assert mean["tokens"] == tokens
-    assert mean["value"] == pytest.approx(expected / tokens, abs=1e-4)
+    assert (tmp_path / "probe-neighbours.pdf").is_file()
+    assert "training target" in capsys.readouterr().out
 
 
 def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
@@ -252,10 +206,10 @@ def test_own_answers_are_those_of_stock_llava(site, subject, tmp_path) -> None:
         del record["answer"]
     path = tmp_path / "questions.jsonl"
     path.write_text("\n".join(json.dumps(record) for record in questions))
-    record = run(
+    (item,) = run(
         site, tmp_path / "out", site.checkpoints[0], "--data", path, "--max-new-tokens", 6, "--measures", "information"
     )
-    assert record["checkpoints"][0]["answers"] == "the model's own, greedy"
+    assert item["answers"] == "the model's own, greedy"
     from llava.mm_utils import process_images, tokenizer_image_token
 
     for sample, question in zip(load_samples(path, site.images, 9, 0).chosen, questions, strict=True):
@@ -288,18 +242,17 @@ def test_another_tower_by_name(site, tmp_path, monkeypatch) -> None:
     data = SimpleNamespace(resolve_model_data_config=lambda model: {"size": 4}, create_transform=create_transform)
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, data=data))
     command = (site.checkpoints[0], "--data", site.captions, "--measures", "neighbours", "--template", "plain")
-    item = run(site, tmp_path, *command, "--tower", "stand_in")["checkpoints"][0]
+    (item,) = run(site, tmp_path, *command, "--tower", "stand_in")
     assert item["neighbours"]["tower"] == "timm stand_in"
-    own = run(site, tmp_path, *command)["checkpoints"][0]
+    (own,) = run(site, tmp_path, *command)
     assert own["neighbours"]["by_depth"] != item["neighbours"]["by_depth"]
     words = ["probe", *map(str, command), "--images", str(site.images), "--output", str(tmp_path)]
     assert main([*words, "--tower", "nothing"]) == 2
 
 
 def test_broken_weights_are_named(site, subject) -> None:
-    samples = read(site, 2)
-    batch = subject.collate(encode(subject, samples))
+    batch = subject.collate(encode(subject, read(site, 2)))
     with torch.no_grad():
         subject.model.lm_head.weight.fill_(torch.nan)
-    with Tracer(subject.model) as tracer, pytest.raises(ProbeError, match=f"sample {samples[0].name}: .*NaN"):
-        answer_log_probs(tracer.trace(batch), batch["labels"], [sample.name for sample in samples])
+        with probing(subject) as (probe, _), pytest.raises(ProbeError, match="logits are NaN"):
+            probe.take(subject.model(**batch).loss)

@@ -80,7 +80,9 @@ def test_slope_is_within_samples() -> None:
     assert (xy.sum() / xx.sum()).item() == pytest.approx(0, abs=1e-6)
     (found,) = Bootstrap(28, 200, 0).ratios(slope_sums(level + 0.25 * number, sample, number, len(lengths)))
     assert found.value == pytest.approx(0.25) == pytest.approx(found.low)
-    gaps = slope_sums(torch.tensor([1.0, 5.0]), torch.tensor([0, 0]), torch.tensor([2, 10]), 1)  # numbers may be missing
+    gaps = slope_sums(
+        torch.tensor([1.0, 5.0]), torch.tensor([0, 0]), torch.tensor([2, 10]), 1
+    )  # numbers may be missing
     assert (gaps[0] / gaps[1]).item() == pytest.approx(0.5)
 
 

@@ -90,7 +90,9 @@ def test_end_to_end(saved, tmp_path) -> None:
     own, other = tmp_path / "own", tmp_path / "other"
     assert main([*words, "--output", str(own)]) == 0
     assert main([*words, "--output", str(other), "--tower", name]) == 0
-    found = [json.loads((folder / "comparison.json").read_text())["records"][0]["neighbours"] for folder in (own, other)]
+    found = [
+        json.loads((folder / "comparison.json").read_text())["records"][0]["neighbours"] for folder in (own, other)
+    ]
     assert found[1]["tower"] == f"timm {name}"
     assert found[1]["images"] == 12
     assert found[0]["by_depth"] != found[1]["by_depth"]

@@ -12,15 +12,14 @@ import torch
 from native_checkpoint import COLORS, WORDS, write_checkpoint
 from PIL import Image
 
-from llava_vista import attach
+from llava_vista import VistaConfig
 from llava_vista.cli import main
 from llava_vista.errors import ProbeError
+from llava_vista.hooks.probed_samples import SampleProbe
 from llava_vista.tools.probe.conversation_samples import load_samples, open_image
-from llava_vista.tools.probe.forward_trace import Tracer
 from llava_vista.tools.probe.hosts import LoadOptions, load_checkpoint
 from llava_vista.tools.probe.hosts.transformers_host import TransformersHost, expand_labels
-from llava_vista.tools.probe.measures.alignment_curves import align
-from llava_vista.tools.probe.measures.visual_information import answer_log_probs
+from llava_vista.tools.probe.layer_readings import LayerReadings, attention_record
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -49,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_checkpoint(root / "model"), root / "data.json"
 
 
-def test_log_probs_and_alignment(site) -> None:
+def test_information_and_alignment(site) -> None:
     """Against the literal: one sample alone, its image's rows moved to the end where no text sees them."""
     checkpoint, data = site
     subject = load_checkpoint(checkpoint, OPTIONS)
@@ -62,13 +61,15 @@ def test_log_probs_and_alignment(site) -> None:
         answers = " ".join(f"{turn.answer} </s>" for turn in sample.turns)
         assert subject.tokenizer.decode(labels[labels >= 0].tolist()).split() == answers.split()
         assert subject.decode(labels[labels >= 0].tolist()).split() == answers.replace("</s>", "").split()
-    names = [sample.name for sample in samples]
-    with Tracer(subject.model) as tracer:
-        seen, blind = tracer.trace(batch, attention=True, states=True), tracer.trace(batch, blind=True)
-    found = [answer_log_probs(item, batch["labels"], names) for item in (seen, blind)]
     model = subject.model
+    probe = SampleProbe(model, VistaConfig())
+    readings = LayerReadings(probe.observer, attention=True, states=True)
     with torch.no_grad():
-        for row, item in enumerate(encoded):
+        found = probe.take(model(**batch).loss)
+    readings.remove()
+    probe.observer.remove()
+    with torch.no_grad():
+        for measured, item in zip(found, encoded, strict=True):
             alone = subject.collate([item])
             ids, labels = alone["input_ids"][0], alone["labels"][0]
             embeds = model.model.get_input_embeddings()(ids[None]).clone()
@@ -81,36 +82,37 @@ def test_log_probs_and_alignment(site) -> None:
             )
             positions = torch.arange(len(ids))
             answer = (labels >= 0).nonzero().squeeze(1)
-            for without, mine in ((False, found[0][row]), (True, found[1][row])):
-                order = torch.cat([positions[~image], positions[image]]) if without else positions
+            literal = []
+            for order in (positions, torch.cat([positions[~image], positions[image]])):
                 hidden = model.model.language_model(inputs_embeds=embeds[:, order], position_ids=order[None])[0]
                 logits = torch.empty(len(ids), len(WORDS))
                 logits[order] = model.lm_head(hidden)[0]
-                literal = logits[answer - 1].log_softmax(-1).gather(1, labels[answer][:, None]).squeeze(1)
-                torch.testing.assert_close(mine, literal, atol=2e-5, rtol=1e-4)
-            assert (found[0][row] - found[1][row]).abs().max() > 1e-2
-        plain = model(**batch, output_attentions=True)
-        mass = plain.attentions[1].mean(1)[:, :, :].masked_fill(~seen.layout.image[:, None, :], 0).sum(-1)
-        torch.testing.assert_close(seen.attention[1], mass)
-        assert len(seen.attention) == 2
-        assert len(seen.states) == 3
-        handle = attach(model, add_to_loss=False)
-        model(**batch)
-        summed = -torch.stack([(sample.l2 * sample.weight).sum() for sample in align(seen)]).mean()
-        assert summed.item() == pytest.approx(handle.loss().item(), rel=1e-5)
-        handle.detach()
+                literal.append(logits[answer - 1].log_softmax(-1).gather(1, labels[answer][:, None]).squeeze(1))
+            torch.testing.assert_close(measured.nats, literal[0] - literal[1], atol=4e-5, rtol=1e-4)
+            assert measured.nats.abs().max() > 1e-2
+        plain, layout = model(**batch, output_attentions=True), readings.layout
+        mass = plain.attentions[1].mean(1).masked_fill(~layout.image[:, None, :], 0).sum(-1)
+        torch.testing.assert_close(readings.attention[1], mass)
+        assert (len(readings.attention), len(readings.states)) == (2, 3)
+        own = attention_record(readings.attention, layout, 1)
+        after = layout.text[1] & (layout.image[1].cumsum(0) > 0)
+        assert own["attention_by_layer"] == pytest.approx([float(a.mean(1)[1][after][:, layout.image[1]].sum(-1).mean())
+                                                           for a in plain.attentions], abs=1e-6)  # fmt: skip
+        assert sum(own["attending"]) == int(after.sum()) and own["image_tokens"] == IMAGE_ROWS
 
 
 def test_end_to_end(site, tmp_path, capsys) -> None:
     checkpoint, data = site
     assert main(["probe", str(checkpoint), "--data", str(data), "--output", str(tmp_path), "--batch-size", "5"]) == 0
-    item = json.loads((tmp_path / "probe.json").read_text())["checkpoints"][0]
+    (item,) = json.loads((tmp_path / "probe.json").read_text())["records"]
     assert (item["host"], item["adapter"]) == ("transformers", "transformers-llava")
-    assert item["samples"]["used"] == 12
-    assert item["information"]["mean"]["tokens"] == 12 * 4 + 4 * 2
-    assert item["information"]["mean_on_visual_words"]["tokens"] == 12
-    assert item["attention"]["image_tokens"] == {"mean": IMAGE_ROWS, "min": IMAGE_ROWS, "max": IMAGE_ROWS}
+    assert item["tokens"] == 12 * 4 + 4 * 2
+    assert [sample["visual_tokens"] for sample in item["samples"]] == [1] * 12
+    assert {sample["image_tokens"] for sample in item["samples"]} == {IMAGE_ROWS}
     assert len(item["neighbours"]["by_depth"]) == 3
+    (item,) = json.loads((tmp_path / "comparison.json").read_text())["records"]
+    assert len(item["curves"]["attention_by_layer"]) == 2
+    assert item["samples"] == item["attention"]["n"] == item["visual_words"]["n"] == 12
     assert (tmp_path / "probe.png").stat().st_size > 50_000
 
 
@@ -119,9 +121,9 @@ def test_own_answers(site, tmp_path) -> None:
     command = ["probe", str(checkpoint), "--images", str(data.parent), "--output", str(tmp_path), "--measures",
                "information", "--max-new-tokens", "4"]  # fmt: skip
     assert main(command) == 0
-    item = json.loads((tmp_path / "probe.json").read_text())["checkpoints"][0]
+    (item,) = json.loads((tmp_path / "probe.json").read_text())["records"]
     assert item["answers"] == "the model's own, greedy"
-    assert item["information"]["mean"]["value"] is not None
+    assert item["tokens"] > 0
 
 
 @pytest.mark.parametrize("family", sorted(families.FAMILIES))
@@ -133,14 +135,18 @@ def test_a_masked_image_says_nothing_in_any_family(family) -> None:
     model.set_attn_implementation("eager")
     batch = made.batch((1, 1))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(-1) + 1}
-    with Tracer(model) as tracer:
-        seen, different = tracer.trace(batch, attention=True, states=True), tracer.trace(other)
-        blind, still_blind = tracer.trace(batch, blind=True), tracer.trace(other, blind=True)
-    text = seen.layout.text & (seen.layout.image.cumsum(dim=1) > 0)
-    assert not torch.equal(seen.logits[text], different.logits[text])
-    assert not torch.equal(seen.logits[text], blind.logits[text])
-    torch.testing.assert_close(blind.logits[text], still_blind.logits[text], rtol=0, atol=0)
-    assert len(seen.attention) == len(seen.states) - 1 == 2
+    probe = SampleProbe(model, VistaConfig())
+    readings = LayerReadings(probe.observer, attention=True, states=True)
+    with torch.no_grad():
+        model(**batch)
+        model(**other)
+    readings.remove()
+    probe.observer.remove()
+    seen, different = (one.information for one in probe._passes)
+    assert not torch.equal(seen.with_image, different.with_image)
+    assert not torch.equal(seen.with_image, seen.without)
+    torch.testing.assert_close(seen.without, different.without, rtol=0, atol=0)
+    assert len(readings.attention) == len(readings.states) - 1 == 2
 
 
 @pytest.mark.parametrize("family", TOWERS)
@@ -165,7 +171,6 @@ def test_template_is_refused(site, tmp_path, capsys) -> None:
     words = ["probe", str(checkpoint), "--data", str(data), "--output", str(tmp_path)]
     assert main([*words, "--template", "v1"]) == 2
     assert "LLaVA's own checkpoints" in capsys.readouterr().err
-    assert main([*words, "--measures", "information", "--no-image", "shuffled"]) == 0
 
 
 def test_labels_move_with_the_image() -> None:

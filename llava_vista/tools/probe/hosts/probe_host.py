@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..conversation_samples import Turn
 
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How to load."""
