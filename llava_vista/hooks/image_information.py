@@ -127,7 +127,7 @@ def output_head(inner: nn.Module) -> nn.Module:
 def logit_maps(inner: nn.Module) -> list[Callable[[Tensor], Tensor]]:
     """Return what the host may do to its head's logits: nothing, or what its configuration has values for.
 
-    A class may ignore a value that its configuration holds (Gemma 3 with images, an older PaliGemma), so this only names
+    A class may ignore a value that its configuration holds (Gemma 3 with images, an older PaliGemma), so these are only
     candidates.
     """
     config: Any = getattr(inner, "config", None)
@@ -262,7 +262,7 @@ def measure(
 def _log_probs(
     head: nn.Module, maps: list[Callable[[Tensor], Tensor]], hidden: Tensor, at: Tensor, wanted: Tensor
 ) -> tuple[Tensor, torch.dtype]:
-    """Return log p (K, n) float32 of the tokens ``wanted`` (n,) after positions ``at`` (n, 2), and the logits' dtype."""
+    """Return log p (K, n) float32 of tokens ``wanted`` (n,) after positions ``at`` (n, 2), and the logits' dtype."""
     rows = hidden.detach()[at[:, 0], at[:, 1]]
     logits = head(rows)  # (n, V)
     parts = [

@@ -25,7 +25,7 @@ class ProbedSample(NamedTuple):
 
     nats: (m,) what the image adds to each supervised token. number: of the sample in its batch.
     record: plain values for the JSON. Sums and numbers of tokens are by bin: ``nats`` and ``tokens`` of supervised
-        tokens, ``cosine``, ``l2`` and ``text_tokens`` of all text tokens. ``slope_xy`` and ``slope_xx`` are of the nats.
+        tokens, ``cosine``, ``l2`` and ``text_tokens`` of all text tokens. ``slope_xy`` and ``slope_xx`` are of nats.
     """
 
     nats: Tensor
@@ -163,7 +163,7 @@ def _alignments(embeds: Tensor, anchors: Tensor, layout: SequenceLayout, known: 
 
 
 def binned(values: Tensor, number: Tensor) -> tuple[list[list[float]], list[int]]:
-    """Return sums (F, bins) of values (F, n), and tokens, in the bin of each number (n,), up to the last that has one."""
+    """Return sums (F, bins) of values (F, n), and tokens, in the bin of each number (n,), up to the last with one."""
     at = torch.bucketize(number, torch.tensor(BIN_ENDS, device=number.device)).clamp(max=len(BIN_ENDS) - 1).cpu()
     tokens = torch.bincount(at)
     sums = torch.zeros(len(values), len(tokens), dtype=torch.float64, device="cpu")

@@ -152,8 +152,8 @@ class TrainingProbe:
             self._head = None  # on every rank: the sums are the same
             warn_once(
                 f"vista_information cannot be measured: the cross-entropy of {type(self._observer.inner).__name__}'s "
-                "output embeddings on the decoder's output is not the loss that the host has (logits changed in another "
-                "way than its configuration says, label smoothing, another term in the loss?) in "
+                "output embeddings on the decoder's output is not the loss that the host has (logits changed "
+                "in another way than its configuration says, label smoothing, another term in the loss?) in "
                 f"{int(total['compared'] - total['equal'])} of {int(total['compared'])} measured batches. Leave out "
                 "--vista_probe_steps."
             )

@@ -1,4 +1,4 @@
-"""The checkpoints, probed one after the other on the same samples: a record of each, as the host's own script writes it."""
+"""The checkpoints, probed one after the other on the same samples: a record of each, like a host script's."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .answer_words import visual_marks, without_end
 from .conversation_samples import Sample, Samples, load_samples, open_image
 from .hosts import LoadOptions, ProbeHost, load_checkpoint
 from .layer_readings import LayerReadings, attention_record
-from .probe_options import RESAMPLES, recorded_options
+from .probe_options import RESAMPLES
 from .record_comparison import compare
-from .shared_neighbours import OWN_TOWER, SharedNeighbours, TimmTower
+from .shared_neighbours import SharedNeighbours
 
 Record = dict[str, Any]
 
@@ -68,7 +68,6 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
     Raises:
         ProbeError, UnsupportedModelError: the checkpoint cannot be loaded or measured, or no sample is left.
     """
-    tower = TimmTower(options.tower, how.device) if options.tower and "neighbours" in options.measures else None
     checkpoint, config = load_checkpoint(path, how), VistaConfig(weight=0)
     chosen, passed = samples.chosen, Counter(samples.passed_over)
     if samples.own_answers:
@@ -77,7 +76,7 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
     readings = LayerReadings(
         probe.observer, attention="attention" in options.measures, states="neighbours" in options.measures
     )
-    neighbours = SharedNeighbours(tower.name if tower else OWN_TOWER, RESAMPLES, options.seed)
+    neighbours = SharedNeighbours(RESAMPLES, options.seed)
     records: list[Record] = []
     with torch.no_grad():
         for start in tqdm(range(0, len(chosen), options.batch_size), desc=f"probing {name}", unit="batch"):
@@ -85,8 +84,7 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
             kept = part.measure(probe, readings)
             records += [{**record, "rank": 0, "batch": start // options.batch_size} for _, record in kept]
             if kept and "neighbours" in options.measures:
-                features = tower.features(part.pictures) if tower else checkpoint.tower_features(part.batch)
-                rows = [row for row, _ in kept]
+                rows, features = [row for row, _ in kept], checkpoint.tower_features(part.batch)
                 states = [state[rows] for state in readings.states]
                 neighbours.add([part.samples[row].image for row in rows], states, features[rows])
     readings.remove()
@@ -111,7 +109,7 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
         "dtype": str(how.dtype).removeprefix("torch."),
         "answers": "the model's own, greedy" if samples.own_answers else "from the data",
         "passed_over": dict(passed),
-        "options": {**config.to_dict(), **recorded_options(options)},
+        "options": {**config.to_dict(), "data": str(options.data), "samples": options.samples, "seed": options.seed},
         **sample_means(records),
         **({"neighbours": neighbours.record()} if "neighbours" in options.measures else {}),
     }
@@ -123,16 +121,13 @@ class _Batch:
     def __init__(self, checkpoint: ProbeHost, samples: Sequence[Sample]) -> None:
         self._checkpoint = checkpoint
         self.samples: list[Sample] = []
-        self.pictures: list[Any] = []
         encoded = []
         for sample in samples:
-            picture = open_image(sample.image)
-            item = checkpoint.encode(sample.turns, picture)
+            item = checkpoint.encode(sample.turns, open_image(sample.image))
             if sample.turns[-1].cut:
                 item["labels"] = without_end(item["labels"], checkpoint.decode)
             if bool((item["labels"] >= 0).any()):
                 self.samples.append(sample)
-                self.pictures.append(picture)
                 encoded.append(item)
         self.batch: dict[str, Any] = checkpoint.collate(encoded) if encoded else {}
 
@@ -145,7 +140,7 @@ class _Batch:
         for nats, row, record in kept:
             sample = self.samples[row]
             more = self._words(sample, nats.cpu(), self.batch["labels"][row])
-            if readings.attention and readings.layout is not None:
+            if readings.attention:
                 more |= attention_record(readings.attention, readings.layout, row)
             records.append((row, {"name": sample.name, **record, **more}))
         return records

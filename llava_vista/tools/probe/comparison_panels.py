@@ -44,8 +44,9 @@ class Panel(NamedTuple):
 
 def _bounds(estimates: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Return values, lower and upper bounds; a bound that is undefined is the value."""
-    rows = [[one["value"] if one[key] is None else one[key] for one in estimates] for key in ("value", "low", "high")]
-    return [rows[0], [min(pair) for pair in zip(*rows[:2], strict=True)], [max(pair) for pair in zip(rows[0], rows[2])]]
+    rows = [[one["value"] if one[key] is None else one[key] for key in ("value", "low", "high")] for one in estimates]
+    # Percentile bounds need not enclose the value where they are close to it.
+    return [[row[0] for row in rows], [min(row[:2]) for row in rows], [max(row[0], row[2]) for row in rows]]
 
 
 def _draw_lines(axis: Any, result: Result, read: Read, xs: Callable[[dict[str, Any]], Sequence[int]]) -> list[int]:

@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from ...errors import ProbeError
+from ..kit.json_files import BadFile, read_lines
 
 IMAGE_MARK = "<image>"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
@@ -125,11 +126,12 @@ def _samples_of_folder(images: Path) -> list[Sample]:
 def _read_records(path: Path) -> list[Any]:
     if not path.is_file():
         raise ProbeError(f"--data {path} is not a file. For a folder of images give --images alone.")
-    text, is_lines = path.read_text(encoding="utf-8"), path.suffix == ".jsonl"
     try:
-        records = [json.loads(line) for line in text.splitlines() if line.strip()] if is_lines else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ProbeError(f"{path} is not JSON{' lines' * is_lines}: {error}.") from error
+        if path.suffix == ".jsonl":
+            return list(read_lines(path))
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, BadFile) as error:
+        raise ProbeError(f"{path} is not JSON: {error}.") from error
     if not isinstance(records, list):
         raise ProbeError(f"{path}: a list of records in LLaVA's format was expected, found {type(records).__name__}.")
     return records

@@ -39,7 +39,7 @@ class LayerReadings:
         self.states: list[Tensor] = []
         self._reads_attention, self._reads_states = attention, states
         self._is_armed = self._is_reading = False
-        self.layout: SequenceLayout | None = None
+        self.layout: Any = None
         self._undo = ExitStack()
         self._undo.callback(observer.add_listener(self))
         if attention or states:
@@ -73,14 +73,8 @@ class LayerReadings:
     def _keep_mean(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._is_reading and self._reads_states:
             hidden = output[0] if isinstance(output, tuple) else output  # (B, L, d)
-            pairs = zip(hidden, self._image(hidden), strict=True)
+            pairs = zip(hidden, self.layout.image.to(hidden.device), strict=True)
             self.states.append(torch.stack([rows[at].float().mean(dim=0) for rows, at in pairs]))
-
-    def _image(self, beside: Tensor) -> Tensor:
-        """Return (B, L) bool: the image positions of this pass, on the device of ``beside``."""
-        if self.layout is None:
-            raise ProbeError("the layout of what the decoder received is unknown: is the image missing from the batch?")
-        return self.layout.image.to(beside.device)
 
     def _reduce_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._is_reading:
@@ -91,7 +85,8 @@ class LayerReadings:
                 f"{type(module).__name__} returns no attention weights; eager attention is needed "
                 "(attn_implementation='eager'). Leave the measure out with --measures."
             )
-        self.attention.append((weights.float().mean(dim=1) * self._image(weights)[:, None, :]).sum(dim=-1))
+        image = self.layout.image.to(weights.device)[:, None, :]
+        self.attention.append((weights.float().mean(dim=1) * image).sum(dim=-1))
         return (output[0], None, *output[2:])  # nothing else keeps (B, heads, L, L)
 
 
@@ -111,20 +106,14 @@ def attention_record(attention: list[Tensor], layout: SequenceLayout, row: int) 
 
 def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
     """Return the decoder's layers, in order, or raise UnsupportedModelError when it has no list of them."""
-    stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    stacks = [list(child) for child in decoder.children() if isinstance(child, nn.ModuleList)]
     if not stacks:
-        raise UnsupportedModelError(
-            f"{type(decoder).__name__} has no ModuleList of layers, which attention and hidden states by layer need. "
-            "Choose other --measures."
-        )
-    return list(max(stacks, key=lambda stack: len(list(stack))))
+        raise UnsupportedModelError(f"{type(decoder).__name__} has no list of layers: use --measures information.")
+    return max(stacks, key=len)
 
 
 def _attention_in(layer: nn.Module) -> nn.Module:
     found = next((module for module in layer.modules() if type(module).__name__.endswith("Attention")), None)
     if found is None:
-        raise UnsupportedModelError(
-            f"{type(layer).__name__} has no module whose class name ends in 'Attention'. Leave the measure out with "
-            "--measures."
-        )
+        raise UnsupportedModelError(f"{type(layer).__name__} has no module named ...Attention: leave out that measure.")
     return found

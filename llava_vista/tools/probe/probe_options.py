@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ...errors import ConfigError
+from ..kit.argument_types import count
 
 #: What a checkpoint is measured by beside information, margin and own first.
 MEASURES = ("attention", "neighbours")
 RESAMPLES = 1000
-#: Options that are in probe.json; each checkpoint has a record of its own.
-_RECORDED = (
-    "data", "images", "measures", "samples", "batch_size", "max_new_tokens", "base", "template", "tower", "device",
-    "dtype", "seed",
-)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,19 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="folders, as training saves them; or "
         "after -- the command of the host's training script: its model is measured on its own batches; or the "
         "probe.json files of such scripts, compared with the first")  # fmt: skip
-    add("--batches", type=int, default=16, metavar="K", help="with -- COMMAND: batches on each rank (default 16)")
+    add("--batches", type=count, default=16, metavar="K", help="with -- COMMAND: batches on each rank (default 16)")
     add("--data", type=Path, metavar="FILE", help="JSON in LLaVA's format; without it, see --images")
     add("--images", type=Path, metavar="DIR", help="folder of the data's images (default: the data file's own); "
         "without --data, the model describes every image in it")  # fmt: skip
     add("--output", type=Path, default="vista-probe", metavar="DIR", help="gets probe.json, comparison.json, figures")
     add("--measures", nargs="+", choices=("information", *MEASURES), default=MEASURES, help="what to measure of "
         "checkpoints beside information, margin and own first, which always are (default: all)")  # fmt: skip
-    add("--samples", type=int, default=200, metavar="N", help="at most so many, at random (default 200)")
-    add("--batch-size", type=int, default=4, metavar="B", help="samples at a time (default 4)")
-    add("--max-new-tokens", type=int, default=128, metavar="T", help="length of the model's own answers (default 128)")
+    add("--samples", type=count, default=200, metavar="N", help="at most so many, at random (default 200)")
+    add("--batch-size", type=count, default=4, metavar="B", help="samples at a time (default 4)")
+    add("--max-new-tokens", type=count, default=128, metavar="T", help="of the model's own answers (default 128)")
     add("--base", type=Path, metavar="DIR", help="language model of a projector or LoRA checkpoint")
     add("--template", help="conversation template of the host (default: its family's for tuning; plain for stage 1)")
-    add("--tower", metavar="NAME", help="timm model to compare neighbourhoods with, instead of the own tower")
     add("--names", nargs="+", help="names of the checkpoints in the figure (default: what differs in their paths)")
     add("--device", help="as torch names it (default: cuda if available, else cpu)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="precision (default: float32 on a CPU, else "
@@ -59,23 +53,13 @@ def check_options(options: argparse.Namespace) -> None:
     if not options.checkpoints:
         raise ConfigError("give checkpoints to probe, or -- and the command that starts the host's training script.")
     options.names = tuple(options.names or short_names(options.checkpoints))
-    for name in ("samples", "batch_size", "max_new_tokens"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")
-    count = len(options.checkpoints)
-    if len(set(options.checkpoints)) < count:
+    many = len(options.checkpoints)
+    if len(set(options.checkpoints)) < many:
         raise ConfigError("a checkpoint was given twice.")
-    if len(options.names) != count or len(set(options.names)) < count:
+    if len(options.names) != many or len(set(options.names)) < many:
         raise ConfigError(
-            f"--names must give each of the {count} checkpoints a name of its own, got {', '.join(options.names)}."
+            f"--names must give each of the {many} checkpoints a name of its own, got {', '.join(options.names)}."
         )
-
-
-def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options as plain values for the JSON."""
-    values = {name: getattr(options, name) for name in _RECORDED}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-    return {**plain, "resamples": RESAMPLES}
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -35,7 +35,9 @@ Record = dict[str, Any]
 class Measure(NamedTuple):
     """A ratio over samples.
 
+    title: in the table; none, no row.
     above, below: the keys of a sample that are summed up and divided; no ``below``: the mean over samples.
+    is_curve: the keys hold values by bin of positions, or by layer, which have estimates of their own.
     """
 
     title: str
@@ -43,28 +45,22 @@ class Measure(NamedTuple):
     below: str = ""
     digits: int = 3
     factor: float = 1.0
+    is_curve: bool = False
 
 
-#: What a table shows, in its order. A measure that no sample has is left out.
+#: In the order of the table. A measure that no sample has is left out.
 MEASURES = {
-    "information": Measure("information of the image, nats per token", "nats", "tokens", 4),
+    "information": Measure("information of the image, nats per token", "nats", "tokens", 4, is_curve=True),
     "visual_words": Measure("  on words marked visual", "visual_nats", "visual_tokens", 4),
     "other_words": Measure("  on other words", "other_nats", "other_tokens", 4),
     "slope": Measure("  slope, nats per token per 100 positions", "slope_xy", "slope_xx", 3, 100),
     "margin": Measure("margin of the own text", "margin", digits=6),
     "own_first": Measure("own text ranked first", "own_first"),
     "chance": Measure("  by chance", "chance"),
-    "attention": Measure("attention on the image, mean over layers", "attention", "attending"),
-    "cosine": Measure("cosine of text and image state (VISTA's training target)", "cosine", "text_tokens"),
-    "l2": Measure("l2 of text and image state (VISTA's training target)", "l2", "text_tokens"),
-}
-#: Measures that also have a curve: by bin of positions, or by layer.
-CURVES = {
-    "information": MEASURES["information"],
-    "attention": MEASURES["attention"],
-    "attention_by_layer": Measure("", "attention_by_layer"),
-    "cosine": MEASURES["cosine"],
-    "l2": MEASURES["l2"],
+    "attention": Measure("attention on the image, mean over layers", "attention", "attending", is_curve=True),
+    "attention_by_layer": Measure("", "attention_by_layer", is_curve=True),
+    "cosine": Measure("cosine of text and image state (VISTA trains it)", "cosine", "text_tokens", is_curve=True),
+    "l2": Measure("l2 of text and image state (VISTA trains it)", "l2", "text_tokens", is_curve=True),
 }
 
 
@@ -79,7 +75,8 @@ def compare_files(options: Namespace) -> None:
     if len(set(names)) != len(options.checkpoints) or any(path.suffix != ".json" for path in options.checkpoints):
         raise ConfigError("records (.json) cannot be mixed with checkpoints, and each needs a name of its own.")
     found = [(name, _read(path)) for name, path in zip(names, options.checkpoints, strict=True)]
-    compare([(name, record) for name, records in found for name, record in _named(name, records)], options)
+    compare([(name if len(records) == 1 else f"{name}/{record['name']}", record)
+             for name, records in found for record in records], options)  # fmt: skip
 
 
 def _read(path: Path) -> list[Record]:
@@ -96,10 +93,6 @@ def _read(path: Path) -> list[Record]:
             "each sample."
         )
     return records
-
-
-def _named(name: str, records: Sequence[Record]) -> list[tuple[str, Record]]:
-    return [(name if len(records) == 1 else f"{name}/{record['name']}", record) for record in records]
 
 
 def compare(records: Sequence[tuple[str, Record]], options: Namespace) -> None:
@@ -149,31 +142,25 @@ def _column(samples: Sequence[Record], key: str) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
-def _parts(samples: Sequence[Record], measure: Measure, is_curve: bool) -> Parts:
+def _parts(samples: Sequence[Record], measure: Measure) -> Parts:
     above = _column(samples, measure.above)
     below = _column(samples, measure.below).nan_to_num() if measure.below else above.isfinite().double()
-    above = above.nan_to_num()
-    return (above, below) if is_curve else (above.sum(dim=1), below.sum(dim=1))
+    return above.nan_to_num(), below
 
 
 def _estimates(seed: int, *sides: Sequence[Record]) -> dict[str, Any]:
     """Return the estimates of one list of samples, or of the second less the first, sample by sample."""
-    bootstrap, found = Bootstrap(len(sides[0]), RESAMPLES, seed), {}
+    bootstrap, found, curves = Bootstrap(len(sides[0]), RESAMPLES, seed), {}, {}
     for key, measure in MEASURES.items():
-        if all(_has(samples, measure) for samples in sides):
-            found[key] = bootstrap.ratios(*(_parts(samples, measure, False) for samples in sides))[0].record()
-    curves = {}
-    for key, measure in CURVES.items():
-        if all(_has(samples, measure) for samples in sides):
-            parts = [_parts(samples, measure, True) for samples in sides]
+        if not all(any(measure.above in sample for sample in samples) for samples in sides):
+            continue
+        parts = [_parts(samples, measure) for samples in sides]
+        found[key] = bootstrap.ratios(*((above.sum(dim=1), below.sum(dim=1)) for above, below in parts))[0].record()
+        if measure.is_curve:
             length = min(above.shape[1] for above, _ in parts)
             cut = [(above[:, :length], below[:, :length]) for above, below in parts]
             curves[key] = [one.record() for one in bootstrap.ratios(*cut)]
     return {**found, "curves": curves}
-
-
-def _has(samples: Sequence[Record], measure: Measure) -> bool:
-    return any(measure.above in sample for sample in samples)
 
 
 def _describe(name: str, record: Record, seed: int) -> dict[str, Any]:
@@ -205,17 +192,17 @@ def _table(result: dict[str, Any]) -> str:
 
     def add(title: str, estimates: Sequence[dict[str, Any] | None], digits: int = 3, factor: float = 1) -> None:
         cells = [interval(estimate, digits, factor) for estimate in estimates]
-        if any(cell != "-" for cell in cells):
+        if title and any(cell != "-" for cell in cells):
             rows.append((title, *cells))
 
-    for key, (title, _, _, digits, factor) in MEASURES.items():
+    for key, (title, _, _, digits, factor, _) in MEASURES.items():
         add(title, [item.get(key) for item in items], digits, factor)
     last = [(item.get("neighbours") or {}).get("by_depth") or [None] for item in items]
     add("neighbourhood agreement at the last layer", [depths[-1] for depths in last])
     add("  by chance", [depths[-1] and depths[-1]["null"] for depths in last])
-    for key, (title, _, _, digits, factor) in MEASURES.items():
+    for key, (title, _, _, digits, factor, _) in MEASURES.items():
         differences = [(item.get("difference") or {}).get(key) for item in items]
-        add(f"less {items[0]['name']}: {title.strip()}", differences, digits, factor)
+        add(title and f"less {items[0]['name']}: {title.strip()}", differences, digits, factor)
     table = Table(("", *(item["name"] for item in items)), rows, left=frozenset(range(len(items) + 1)))
     shared = [item["difference"]["samples"] if item.get("difference") else 0 for item in items[1:]]
     note = "Brackets: 95%, samples resampled."

@@ -12,18 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...errors import ProbeError
 from .bootstrap import Bootstrap, Estimate, percentile_interval
 
 K = 10
 PERMUTATIONS = 200
-#: Depths that are kept, so that memory does not grow with the number of layers.
-MAX_DEPTHS = 9
-OWN_TOWER = "the checkpoint's own, before the projector, mean over its positions"
 
 
 def neighbours(features: Tensor, k: int) -> Tensor:
@@ -51,53 +46,37 @@ def permutation_null(left: Tensor, right: Tensor, permutations: int, seed: int) 
     return torch.stack(means)
 
 
-def depths(layers: int) -> list[int]:
-    """Return at most `MAX_DEPTHS` of the layer boundaries 0..layers, evenly spaced, with both ends."""
-    steps = max(1, min(layers, MAX_DEPTHS - 1))
-    return sorted({round(index * layers / steps) for index in range(steps + 1)})
-
-
 class SharedNeighbours:
-    """Collects, of each distinct image, one vector per depth and one of the tower.
+    """Collects, of each distinct image, one vector per layer boundary and one of the vision tower.
 
     Args:
-        tower: name of the vision model that is compared with.
         resamples, seed: of the bootstrap over distinct images, and of the permutations.
     """
 
-    def __init__(self, tower: str, resamples: int, seed: int) -> None:
-        self.tower, self.resamples, self.seed = tower, resamples, seed
-        self.depths: list[int] = []
-        #: by image: (depths, d) and (d_vision,)
+    def __init__(self, resamples: int, seed: int) -> None:
+        self.resamples, self.seed = resamples, seed
+        #: by image: (layers + 1, d) and (d_vision,)
         self.vectors: dict[Path, tuple[Tensor, Tensor]] = {}
 
     def add(self, images: Sequence[Path], states: Sequence[Tensor], features: Tensor) -> None:
         """Add B images: their states at each layer boundary (B, d), and the tower's features (B, d_vision)."""
-        self.depths = depths(len(states) - 1)
         for row, image in enumerate(images):
             # A second copy of an image would be the nearest neighbour of the first in both representations.
             if image not in self.vectors:
-                inside = torch.stack([states[depth][row].cpu() for depth in self.depths])
+                inside = torch.stack([state[row].cpu() for state in states])
                 self.vectors[image] = (inside, features[row].float().cpu())
 
     def record(self) -> dict[str, Any]:
         """Return the agreement at each depth, for the JSON."""
         count = len(self.vectors)
         k = min(K, (count - 1) // 2)
-        head: dict[str, Any] = {
-            "measure": "mutual k-nearest neighbours, cosine",
-            "k": k,
-            "images": count,
-            "representation": "decoder hidden state, mean over image positions, at the input and after layers",
-            "tower": self.tower,
-            "depth": self.depths,
-        }
+        head = {"measure": "mutual k-nearest neighbours, cosine", "k": k, "images": count}
         if k < 1:
             return {**head, "by_depth": [], "note": f"too few images for neighbours ({count}; at least 3 are needed)"}
         states, tower = (torch.stack(vectors) for vectors in zip(*self.vectors.values(), strict=True))
         bootstrap, outside = Bootstrap(count, self.resamples, self.seed), neighbours(tower, k)
         by_depth = [self._compare(neighbours(inside, k), outside, bootstrap) for inside in states.unbind(dim=1)]
-        return {**head, "by_depth": by_depth}
+        return {**head, "depth": list(range(len(by_depth))), "by_depth": by_depth}
 
     def _compare(self, inside: Tensor, outside: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
         """Return the agreement at one depth, with its null distribution."""
@@ -110,42 +89,3 @@ class SharedNeighbours:
             "null": Estimate(float(null.mean()), low, high, PERMUTATIONS).record(),
             "p_value": (1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS),
         }
-
-
-class TimmTower:
-    """A pretrained timm model without its classifier.
-
-    Args:
-        name: as ``timm.create_model`` takes it, such as "local-dir:FOLDER".
-
-    Raises:
-        ProbeError: timm is not installed, or has no such model or not its weights.
-    """
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        try:
-            import timm
-        except ImportError as error:
-            raise ProbeError(
-                f"--tower {name} needs timm, which cannot be imported here ({error}): pip install 'llava-vista[timm]' "
-                "(it installs torchvision, which must match your torch). Without --tower the checkpoint's own vision "
-                "tower is used."
-            ) from error
-        try:
-            self.model: Any = timm.create_model(name, pretrained=True, num_classes=0)
-        except (RuntimeError, OSError) as error:  # no such model; no weights here and no download
-            raise ProbeError(
-                f"timm cannot make {name!r}: {error}. timm.list_models() lists its models; local-dir:FOLDER names a "
-                "saved one (config.json and weights)."
-            ) from error
-        self.model.eval().to(device)
-        data = timm.data.resolve_model_data_config(self.model)
-        self.transform: Any = timm.data.create_transform(**data, is_training=False)
-        self.name, self.device = f"timm {name}", device
-
-    @torch.no_grad()
-    def features(self, images: Sequence[Image]) -> Tensor:
-        """Return pooled features (B, d_vision) of the images."""
-        pixels = torch.stack([self.transform(image) for image in images])  # (B, 3, H, W)
-        features: Tensor = self.model(pixels.to(self.device))
-        return features

@@ -51,6 +51,8 @@ class LlavaHost(ProbeHost):
     options: LoadOptions
 
     def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
+        from transformers import AutoTokenizer
+
         self.options = options
         file, class_name, tuned_with = KINDS[_kind(config)]
         templates, weights = _module("conversation").conv_templates, kind_of_weights(folder)
@@ -72,7 +74,10 @@ class LlavaHost(ProbeHost):
                 if state := saved_tower(folder):
                     self.vision.load_state_dict(state)
             self.vision.to(dtype=options.dtype)
-            self.tokenizer = _tokenizer(folder if weights == "whole" else options.base)
+            source = folder if weights == "whole" else options.base
+            self.tokenizer = AutoTokenizer.from_pretrained(source, use_fast=False)
+        if self.tokenizer.unk_token is not None:  # as training has it
+            self.tokenizer.pad_token = self.tokenizer.unk_token
         self.model.to(options.device).eval()
 
     @classmethod
@@ -195,13 +200,3 @@ def _module(name: str) -> Any:
             f"{PACKAGE}.{name} of {REPOSITORY} cannot be imported here ({type(error).__name__}: {error}). Probe in the "
             "environment in which the checkpoint was trained."
         ) from error
-
-
-def _tokenizer(source: Path | None) -> Any:
-    """Return the tokenizer as training has it."""
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, use_fast=False)
-    if tokenizer.unk_token is not None:
-        tokenizer.pad_token = tokenizer.unk_token
-    return tokenizer

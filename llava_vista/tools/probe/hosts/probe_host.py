@@ -42,9 +42,8 @@ class ProbeHost(ABC):
 
     #: Of the family, for messages and records.
     name: ClassVar[str]
-    #: Values of ``architectures`` and of ``model_type`` in config.json that this host loads.
+    #: Values of ``architectures`` in config.json that it loads.
     architectures: ClassVar[tuple[str, ...]] = ()
-    model_types: ClassVar[tuple[str, ...]] = ()
 
     model: Any
     tokenizer: Any
@@ -55,14 +54,14 @@ class ProbeHost(ABC):
         """Load a checkpoint folder with this config.json, or raise a ProbeError that says what is missing."""
 
     @classmethod
-    def known(cls) -> list[str]:
-        """Return the names in config.json that it loads."""
-        return [*cls.architectures, *cls.model_types]
+    def known(cls) -> Sequence[str]:
+        """Return the names of classes in config.json that it loads."""
+        return cls.architectures
 
     @classmethod
     def claims(cls, config: dict[str, Any]) -> bool:
         """Return whether the checkpoint is one of this family's."""
-        return not set(cls.known()).isdisjoint([*(config.get("architectures") or []), config.get("model_type")])
+        return not set(cls.known()).isdisjoint(config.get("architectures") or [])
 
     @classmethod
     def missing(cls, config: dict[str, Any]) -> str | None:
@@ -81,7 +80,7 @@ class ProbeHost(ABC):
 
     @abstractmethod
     def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return a batch of the model's arguments on the device, padded on the right: ids, labels, mask (B, T), and the images.
+        """Return the model's arguments on the device, padded on the right: ids, labels, mask (B, T), and the images.
 
         T may be longer than in `encode`, where a processor makes room for images.
         """

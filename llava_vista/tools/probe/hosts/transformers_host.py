@@ -55,7 +55,7 @@ class TransformersHost(ProbeHost):
         self.model.to(device=options.device, dtype=options.dtype).eval()
 
     @classmethod
-    def known(cls) -> list[str]:
+    def known(cls) -> Sequence[str]:
         names = {name for adapter in all_adapters() for name in adapter.classes if name.startswith(_PACKAGE)}
         return sorted(name.rpartition(".")[2] for name in names)
 
