@@ -12,20 +12,31 @@ import tempfile
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 import tomllib
 from cost import time_step
-from findings import Findings, Options
-from llava_step import SIZES
+from findings import Findings, Options, require
+from llava_step import SIZES, make_batch, make_model
 from timing import milliseconds, quartiles, ratio
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from llava_vista import attach
+from llava_vista import VistaConfig, attach, install, uninstall
 
 ROOT = Path(__file__).parents[2]
 #: Modules of the models that are attached to; the last has the goal.
 MODULES = (1000, 4000, 16000)
+#: ``--vista_probe_steps`` of a training that is to pay for it.
+EVERY = 50
 
 
 def run(findings: Findings, options: Options) -> None:
@@ -34,6 +45,8 @@ def run(findings: Findings, options: Options) -> None:
         measure_start(findings, 2 if options.reduced else 400)
     with findings.attempt("attach()"):
         measure_attach(findings, [count // 40 if options.reduced else count for count in MODULES])
+    with findings.attempt("--vista_probe_steps"):
+        measure_probe(findings, options)
     with findings.attempt("training step, d=1024"):
         measure_added(findings, options._replace(device="cpu"))
 
@@ -57,6 +70,42 @@ def measure_added(findings: Findings, options: Options) -> None:
     )
     check = f"training step, d=1024, B={trainee.batch_size}, L={trainee.size.image + trainee.size.text}"
     findings.judge(check, words, goal="at most +0.5%", met=middle / step <= 0.005, whole=whole, shallow=shallow)
+
+
+def measure_probe(findings: Findings, options: Options) -> None:
+    """Add what the information costs: pairs within one training whose every second step is measured, A B A B."""
+    size, steps = SIZES["tiny" if options.reduced else "d=1024"], 8 if options.reduced else 50
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            seconds.append(-time.process_time())
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            seconds[-1] += time.process_time()
+
+    install(VistaConfig(probe_steps=2))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(folder, max_steps=steps, use_cpu=True, report_to=[], disable_tqdm=True,
+                                          per_device_train_batch_size=1, remove_unused_columns=False,
+                                          logging_steps=steps, save_strategy="no")  # fmt: skip
+            rows = [make_batch(size, 1, "cpu") for _ in range(steps)]
+            trainer = Trainer(make_model(size, "cpu"), arguments, train_dataset=rows, callbacks=[Clock()],
+                              data_collator=lambda given: given[0])  # fmt: skip
+            trainer.train()
+    finally:
+        uninstall()
+    record = next(record for record in trainer.state.log_history if "loss" in record)
+    require("vista_information" in record, "no step was measured")
+    measured, others = seconds[2::2], seconds[3::2]  # the first pair has the first batch's checks
+    low, middle, high = (value - 1 for value in ratio(measured, others))
+    words = (
+        f"{middle / EVERY:+.2%}: a measured step {middle:+.1%} (quartiles {low:+.1%} to {high:+.1%}, {len(others)} pairs "
+        f"within one training) of {milliseconds(others):.0f} ms"
+    )
+    check = f"training with --vista_probe_steps {EVERY}, d={size.width}, B=1, L={size.image + size.text}"
+    findings.judge(check, words, goal="below +1%", met=middle / EVERY < 0.01, measured=measured, others=others)
 
 
 def measure_attach(findings: Findings, counts: list[int]) -> None:

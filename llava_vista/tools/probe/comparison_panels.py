@@ -96,12 +96,8 @@ def _draw_values(axis: Any, result: Result, read: Read) -> None:
             axis.errorbar(
                 [index], [value], yerr=[[value - low], [high - value]], capsize=4, label=item["name"], **style
             )
-    axis.set_xticks([])
-
-
-def _draw_margin(axis: Any, result: Result, read: Read) -> None:
-    _draw_values(axis, result, read)
     axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_xticks([])
 
 
 def _draw_own_first(axis: Any, result: Result, read: Read) -> None:
@@ -116,7 +112,7 @@ PANELS = (
     Panel("information", "Information of the image", _NATS, _draw_by_position, _curve("information")),
     Panel("difference", "The same less the first, paired", _NATS, _draw_by_position,
           lambda item: _curve("information")(item.get("difference") or {})),
-    Panel("margin", "Margin of the own text", "I(own) - mean I(others)", _draw_margin, _one("margin")),
+    Panel("margin", "Margin of the own text", "I(own) - mean I(others)", _draw_values, _one("margin")),
     Panel("own-first", "Own text ranked first (dotted: chance)", "share of samples", _draw_own_first,
           _one("own_first")),
     Panel("attention", "Attention on the image", "share", _draw_by_position, _curve("attention")),
