@@ -101,11 +101,11 @@ def measure_probe(findings: Findings, options: Options) -> None:
     measured, others = seconds[2::2], seconds[3::2]  # the first pair has the first batch's checks
     low, middle, high = (value - 1 for value in ratio(measured, others))
     words = (
-        f"{middle / EVERY:+.2%}: a measured step {middle:+.1%} (quartiles {low:+.1%} to {high:+.1%}, {len(others)} pairs "
-        f"within one training) of {milliseconds(others):.0f} ms"
+        f"{middle / EVERY:+.2%}: a measured step {middle:+.1%} (quartiles {low:+.1%} to {high:+.1%}, {len(others)} "
+        f"pairs within one training) of {milliseconds(others):.0f} ms"
     )
     check = f"training with --vista_probe_steps {EVERY}, d={size.width}, B=1, L={size.image + size.text}"
-    findings.judge(check, words, goal="below +1%", met=middle / EVERY < 0.01, measured=measured, others=others)
+    findings.judge(check, words, goal="below +1%", met=middle / EVERY < 0.01, seconds=seconds)
 
 
 def measure_attach(findings: Findings, counts: list[int]) -> None:

@@ -23,7 +23,6 @@ import host_reads  # noqa: E402
 import results_page  # noqa: E402
 import run  # noqa: E402
 from cases import make_case  # noqa: E402
-from findings import Options  # noqa: E402
 from literal import literal_vista  # noqa: E402
 
 from llava_vista import register_estimator  # noqa: E402

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .conversation_samples import Turn
 
-_IGNORE = -100  # torch's own value for labels that do not count
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -60,4 +59,4 @@ def without_end(labels: Tensor, decode: Decode) -> Tensor:
     words = decode(ids[:keep]).rstrip()
     while keep > 0 and decode(ids[: keep - 1]).rstrip() == words:
         keep -= 1
-    return labels.index_fill(0, at[keep:], _IGNORE)
+    return labels.index_fill(0, at[keep:], -100)  # torch's own value for labels that do not count

@@ -113,11 +113,9 @@ PANELS = (
     Panel("difference", "The same less the first, paired", _NATS, _draw_by_position,
           lambda item: _curve("information")(item.get("difference") or {})),
     Panel("margin", "Margin of the own text", "I(own) - mean I(others)", _draw_values, _one("margin")),
-    Panel("own-first", "Own text ranked first (dotted: chance)", "share of samples", _draw_own_first,
-          _one("own_first")),
+    Panel("own-first", "Own text ranked first (dotted: chance)", "share", _draw_own_first, _one("own_first")),
     Panel("attention", "Attention on the image", "share", _draw_by_position, _curve("attention")),
-    Panel("attention-by-layer", "Attention on the image by layer", "share", _draw_by_layer,
-          _curve("attention_by_layer")),
+    Panel("attention-by-layer", "The same by layer", "share", _draw_by_layer, _curve("attention_by_layer")),
     Panel("neighbours", "Neighbours shared with the vision tower", "share", _draw_by_depth, _by_depth),
     Panel("cosine", f"Text and image state\n({_TARGET})", "cosine", _draw_by_position, _curve("cosine")),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from .llava_host import LlavaHost
 from .probe_host import LoadOptions, ProbeHost
 from .transformers_host import TransformersHost
 
-__all__ = ["LoadOptions"]
+__all__ = ["LoadOptions", "ProbeHost"]
 
 #: The families, in the order in which they are tried.
 HOSTS: list[type[ProbeHost]] = [LlavaHost, TransformersHost]
