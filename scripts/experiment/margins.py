@@ -1,4 +1,4 @@
-"""Is a falling VISTA loss about the image? Stage 2 of the fast path with each estimator at weight 1, and observed.
+"""Is a falling VISTA loss about the image? Stage 2 with each estimator at weight 1, and observed.
 
 Arms of a seed share scenes, stage 1 (cross-entropy alone) and the order of samples. Weight 0 is one training for all
 estimators. Writes MARGINS.md beside this file:
@@ -16,19 +16,21 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import fast
+import stages
 import torch
 from encode import Encoder
-from looking import REDUCED
 from model import build_model, make_batch
 from prepare import Setup, prepare
-from settings import METHODS, Run, Sizes
+from settings import REDUCED, Run, Sizes
 
 from llava_vista import VistaConfig, attach
 from llava_vista.attach.observation import Recorder
 from llava_vista.objective.head import AlignmentHead
 
 HERE = Path(__file__).resolve().parent
+METHODS = ("l2", "cosine", "infonce")
+#: Steps of stage 2, with LLaVA's own schedule.
+STEPS = 360
 #: Steps that the first and the last value are the mean of.
 WINDOW = 20
 #: By method and weight: loss, margin, own first and its chance of every step.
@@ -44,10 +46,10 @@ def finetune(model: Any, setup: Setup, run: Run, methods: Sequence[str], weight:
     rows = [Encoder(setup.tokenizer).v1(record) for record in setup.records["finetune"]]
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.sizes.finetune_rate, weight_decay=0.0)
     model.train()
-    for step, part in enumerate(fast.batches(rows, run.sizes.batch, run.seed)):
-        factor = fast.cosine_with_warmup(step, run.sizes.finetune_steps)
+    for step, part in enumerate(stages.batches(rows, run.sizes.batch, run.seed)):
+        factor = stages.cosine_with_warmup(step, run.sizes.finetune_steps)
         optimizer.param_groups[0]["lr"] = run.sizes.finetune_rate * factor
-        loss = model(**make_batch(part, setup.features)).loss
+        loss = model(**make_batch(part, setup.features, model)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -66,7 +68,7 @@ def train_seed(run: Run, work: Path) -> Log:
     torch.manual_seed(run.seed)
     model = build_model(setup)
     rows = [Encoder(setup.tokenizer).plain(record) for record in setup.records["pretrain"]]
-    fast.train_stage(model, setup, run, "pretrain", rows)
+    stages.train_stage(model, setup, run, rows, stages.cosine_with_warmup, lambda step: False, projector_only=True)
     log: Log = {}
     for methods, weight in (*(([name], 1) for name in METHODS), (METHODS, 0)):
         log |= finetune(copy.deepcopy(model), setup, run, methods, weight)
@@ -86,7 +88,7 @@ def write_page(logs: Sequence[Log], run: Run, file: Path) -> None:
     chance = mean(row[3] for log in logs for rows in log.values() for row in rows)
     words = [
         "# Is a falling VISTA loss about the image?\n",
-        f"Written by `margins.py`: stage 2 of the fast path on a toy, {run.sizes.finetune_steps} steps of "
+        f"Written by `margins.py`: stage 2 on a toy, {run.sizes.finetune_steps} steps of "
         f"{run.sizes.batch} samples, {len(logs)} seeds.\nA cell is the mean of the first and of the last {WINDOW} "
         "steps, with the seeds' range of the last in brackets.\nWeight 0 is cross-entropy alone, observed. By chance "
         f"`vista_own_first` is {chance:.3f}. `llava_vista/objective/THEORY.md` says\nwhat the columns are.\n",
@@ -100,11 +102,11 @@ def write_page(logs: Sequence[Log], run: Run, file: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="(default 3)")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--reduced", action="store_true", help="a few steps: does the machinery work?")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="set-ups (default: work/ beside this file)")
-    parser.add_argument("--output", type=Path, default=HERE / "MARGINS.md", help="(default: MARGINS.md beside it)")
+    parser.add_argument("--output", type=Path, default=HERE / "MARGINS.md")
     args = parser.parse_args()
-    sizes = replace(REDUCED, finetune_steps=4) if args.reduced else Sizes()
+    sizes = replace(Sizes(), **{**REDUCED, "finetune_steps": 4} if args.reduced else {"finetune_steps": STEPS})
     runs = [Run(seed, sizes=sizes) for seed in range(args.seeds)]
     write_page([train_seed(run, args.work) for run in runs], runs[0], args.output)
