@@ -1,9 +1,7 @@
 """Is a falling VISTA loss about the image? Stage 2 with each estimator at weight 1, and observed.
 
 Arms of a seed share scenes, stage 1 (cross-entropy alone) and the order of samples. Weight 0 is one training for all
-estimators. Writes MARGINS.md beside this file:
-
-    python scripts/experiment/margins.py [--seeds 3] [--reduced --output FILE]
+estimators. ``python scripts/experiment/margins.py`` writes MARGINS.md beside it.
 """
 
 from __future__ import annotations
@@ -72,7 +70,6 @@ def train_seed(run: Run, work: Path) -> Log:
     log: Log = {}
     for methods, weight in (*(([name], 1) for name in METHODS), (METHODS, 0)):
         log |= finetune(copy.deepcopy(model), setup, run, methods, weight)
-        print(f"seed {run.seed}, weight {weight}: {', '.join(methods)} done", flush=True)
     return log
 
 
@@ -83,15 +80,14 @@ def cell(logs: Sequence[Log], arm: tuple[str, int], column: int, form: str) -> s
     return f"{first:{form}} -> {mean(last):{form}} ({min(last):{form}} to {max(last):{form}})"
 
 
-def write_page(logs: Sequence[Log], run: Run, file: Path) -> None:
+def write_page(logs: Sequence[Log], file: Path) -> None:
     """Write what was found."""
     chance = mean(row[3] for log in logs for rows in log.values() for row in rows)
     words = [
         "# Is a falling VISTA loss about the image?\n",
-        f"Written by `margins.py`: stage 2 on a toy, {run.sizes.finetune_steps} steps of "
-        f"{run.sizes.batch} samples, {len(logs)} seeds.\nA cell is the mean of the first and of the last {WINDOW} "
-        "steps, with the seeds' range of the last in brackets.\nWeight 0 is cross-entropy alone, observed. By chance "
-        f"`vista_own_first` is {chance:.3f}. `llava_vista/objective/THEORY.md` says\nwhat the columns are.\n",
+        f"Written by `margins.py`: stage 2 on a toy, {STEPS} steps, {len(logs)} seeds. A cell is the mean of the first "
+        f"and of the last\n{WINDOW} steps, with the seeds' range of the last. Weight 0 is cross-entropy alone, observed."
+        f" By chance `vista_own_first` is\n{chance:.3f}. `llava_vista/objective/THEORY.md` says what the columns are.\n",
         "| estimator | weight | `vista_loss` | `vista_margin` | `vista_own_first` |\n|---|---|---|---|---|",
     ]
     for arm in ((method, weight) for method in METHODS for weight in (1, 0)):
@@ -109,4 +105,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     sizes = replace(Sizes(), **{**REDUCED, "finetune_steps": 4} if args.reduced else {"finetune_steps": STEPS})
     runs = [Run(seed, sizes=sizes) for seed in range(args.seeds)]
-    write_page([train_seed(run, args.work) for run in runs], runs[0], args.output)
+    write_page([train_seed(run, args.work) for run in runs], args.output)

@@ -74,7 +74,7 @@ def measure_added(findings: Findings, options: Options) -> None:
 
 def measure_probe(findings: Findings, options: Options) -> None:
     """Add what the information costs: pairs within one training whose every second step is measured, A B A B."""
-    size, steps = SIZES["tiny" if options.reduced else "d=1024"], 8 if options.reduced else 50
+    size, steps = SIZES["tiny" if options.reduced else "d=1024"], 8 if options.reduced else 14
     seconds: list[float] = []
 
     class Clock(TrainerCallback):
