@@ -85,9 +85,9 @@ def write_page(logs: Sequence[Log], file: Path) -> None:
     chance = mean(row[3] for log in logs for rows in log.values() for row in rows)
     words = [
         "# Is a falling VISTA loss about the image?\n",
-        f"Written by `margins.py`: stage 2 on a toy, {STEPS} steps, {len(logs)} seeds. A cell is the mean of the first "
-        f"and of the last\n{WINDOW} steps, with the seeds' range of the last. Weight 0 is cross-entropy alone, observed."
-        f" By chance `vista_own_first` is\n{chance:.3f}. `llava_vista/objective/THEORY.md` says what the columns are.\n",
+        f"Written by `margins.py`: stage 2 on a toy, {STEPS} steps, {len(logs)} seeds. Cells: means of the first "
+        f"and of the last\n{WINDOW} steps, with the seeds' range of the last. Weight 0: cross-entropy alone, observed."
+        f" By chance `vista_own_first` is\n{chance:.3f}. `llava_vista/objective/THEORY.md` says what they are.\n",
         "| estimator | weight | `vista_loss` | `vista_margin` | `vista_own_first` |\n|---|---|---|---|---|",
     ]
     for arm in ((method, weight) for method in METHODS for weight in (1, 0)):
