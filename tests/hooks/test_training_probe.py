@@ -133,6 +133,8 @@ def test_scaled_logits_are_not_measured(tmp_path, stand_in, caplog) -> None:
 def test_capped_logits_are_the_hosts_own(tmp_path) -> None:
     """PaliGemma caps its logits by its configuration; Gemma 3 with images has the value and does not."""
     for name, caps in (("PaliGemmaForConditionalGeneration", True), ("Gemma3ForConditionalGeneration", False)):
+        if name not in FAMILIES:  # an older transformers
+            continue
 
         def model(name: str = name) -> nn.Module:
             torch.manual_seed(0)
