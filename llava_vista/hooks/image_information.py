@@ -131,7 +131,8 @@ def logit_maps(inner: nn.Module) -> list[Callable[[Tensor], Tensor]]:
     candidates.
     """
     config: Any = getattr(inner, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    known = hasattr(config, "get_text_config")
+    text = config.get_text_config() if known else getattr(config, "text_config", config)
     maps: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
     if cap := getattr(text, "final_logit_softcapping", None):
         maps.append(lambda logits: cap * torch.tanh(logits / cap))

@@ -130,11 +130,10 @@ def test_scaled_logits_are_not_measured(tmp_path, stand_in, caplog) -> None:
     assert "vista_information cannot be measured" in caplog.text
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="4.44 has no Gemma 3, and its PaliGemma takes no cap")
 def test_capped_logits_are_the_hosts_own(tmp_path) -> None:
     """PaliGemma caps its logits by its configuration; Gemma 3 with images has the value and does not."""
     for name, caps in (("PaliGemmaForConditionalGeneration", True), ("Gemma3ForConditionalGeneration", False)):
-        if name not in FAMILIES:  # an older transformers
-            continue
 
         def model(name: str = name) -> nn.Module:
             torch.manual_seed(0)
@@ -146,8 +145,7 @@ def test_capped_logits_are_the_hosts_own(tmp_path) -> None:
         plain, capped = FAMILIES[name].build().eval(), model().eval()
         plain.load_state_dict(capped.state_dict())
         differ = not torch.equal(plain(**data.rows[0]).logits, capped(**data.rows[0]).logits)
-        if transformers.__version__.startswith("5."):
-            assert differ == caps, name
+        assert differ == caps, name
         trainer = train(model(), data, tmp_path, VistaConfig(weight=0, probe_steps=1))
         record = next(record for record in trainer.state.log_history if "loss" in record)
         wanted = [traced_information(model(), batch) for batch in data.rows]
