@@ -40,6 +40,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
         # shellcheck disable=SC2086
         $pip torch==2.13.0 transformers trl peft accelerate sentencepiece einops pillow protobuf import-linter \
           tensorboard statsmodels $common
+        # timm imports torchvision, which does not go with a CPU build of torch: the test of --tower puts a stand-in in
+        # its place. What else timm needs (safetensors, huggingface_hub, pyyaml) is here.
+        $pip --no-deps timm
         ;;
       lmms-eval)
         # The packages of llava are found behind this environment's own: nothing is installed twice, llava stays as it is

@@ -1,4 +1,4 @@
-"""Part "real": LLaVA's own training."""
+"""Part "real": LLaVA's own training, and a timm tower in the probe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from findings import Findings, NotRun, Options, require
 
 #: Beside the wheels: the start-up hook, which only an installed package has as a .pth file, and what LLaVA's trainer
@@ -24,9 +25,10 @@ FILES = {
 
 
 def run(findings: Findings, options: Options) -> None:
-    """Run it. What the environment lacks is said, not fetched."""
-    with findings.attempt("LLaVA-1.5's own llava.train"):
-        findings.add("LLaVA-1.5's own llava.train", train_llava(options))
+    """Run both. What the environment lacks is said, not fetched."""
+    for check, function in {"LLaVA-1.5's own llava.train": train_llava, "timm tower of the probe": read_tower}.items():
+        with findings.attempt(check):
+            findings.add(check, function(options))
 
 
 def train_llava(options: Options) -> str:
@@ -46,3 +48,26 @@ def train_llava(options: Options) -> str:
         code = subprocess.run(words, env=environment, check=False).returncode
         require(code == 0, f"exit code {code}; see log.txt")
     return "both stages, baseline and VISTA: trained, saved, loaded by stock LLaVA"
+
+
+def read_tower(options: Options) -> str:
+    """Save a ViT with random weights as timm does, and compare the probe's features with the model's own."""
+    missing = [name for name in ("timm", "torchvision", "PIL") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotRun(f"not installed: {', '.join(missing)}")
+    import timm
+    from PIL import Image
+
+    from llava_vista.tools.kit.timm_tower import TimmTower
+
+    sizes = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2}
+    with tempfile.TemporaryDirectory() as folder:
+        model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, **sizes)
+        timm.models.save_for_hf(model, folder, model_args=sizes)
+        tower = TimmTower(f"local-dir:{folder}", torch.device(options.device))
+    images = [Image.new("RGB", shape, colour) for shape, colour in (((40, 60), "red"), ((32, 32), "blue"))]
+    with torch.no_grad():
+        expected = model.eval()(torch.stack([tower.transform(image) for image in images]))
+    error = float((tower.features(images).cpu() - expected).abs().max())
+    require(error < 1e-3, f"features differ by {error:.1e}")
+    return f"features to {error:.0e} of the model's own on the CPU, timm {timm.__version__}"

@@ -20,10 +20,13 @@ GPU = Path(__file__).parents[2] / "scripts" / "gpu"
 sys.path.insert(0, str(GPU))
 
 import host_reads  # noqa: E402
+import real_parts  # noqa: E402
 import results_page  # noqa: E402
 import run  # noqa: E402
 from cases import make_case  # noqa: E402
+from findings import Options  # noqa: E402
 from literal import literal_vista  # noqa: E402
+from torchvision_stand_in import stand_in  # noqa: E402
 
 from llava_vista import register_estimator  # noqa: E402
 from llava_vista.attach.meter import Meter  # noqa: E402
@@ -42,7 +45,7 @@ def test_every_part_runs_at_reduced_size(tmp_path: Path) -> None:
     assert ended.returncode == 0, [row for row in rows if row["status"] == "failed"]
     assert {"right", "no-sync", "fast", "real", "cpu", "study"} == {row["part"] for row in rows}
     assert [check for check, status in statuses.items() if status == "not run"] == [
-        "device_map over two devices, flash attention", "LLaVA-1.5's own llava.train",
+        "device_map over two devices, flash attention", "LLaVA-1.5's own llava.train", "timm tower of the probe",
     ]  # fmt: skip
     assert Counter(statuses.values())["ok"] >= 40
     assert (tmp_path / "results.md").read_text().count("\n| ") == len(rows) + 1
@@ -127,7 +130,15 @@ def test_a_part_that_fails_stops_no_other_and_is_told_by_the_exit_code(tmp_path:
     words = ["--device", "cpu", "--reduced", "--out", str(tmp_path)]
     assert run.main(["absent", "real", *words]) == 1
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert [(row["part"], row["status"]) for row in rows] == [("absent", "failed"), ("real", "not run")]
+    assert [(row["part"], row["status"]) for row in rows] == [("absent", "failed"), *[("real", "not run")] * 2]
+
+
+def test_features_of_a_timm_tower(monkeypatch) -> None:
+    """With a stand-in for torchvision, which does not go with a CPU build of torch."""
+    with stand_in():
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+        words = real_parts.read_tower(Options("cpu", reduced=True, seconds=60))
+    assert words.startswith("features to 0e+00")
 
 
 def test_the_page_is_written_from_the_runs() -> None:

@@ -21,17 +21,11 @@ __all__ = ["add_arguments", "run"]
 def run(args: argparse.Namespace) -> int:
     """Probe the checkpoints; returns the exit code."""
     if args.command:
-        from .host_command import measure_in_host
-
-        measure_in_host(args)
-        return 0
-    if any(path.suffix == ".json" for path in args.checkpoints):
-        from .record_comparison import compare_files
-
-        compare_files(args)
-        return 0
-    check_options(args)
-    from .checkpoint_probe import probe_checkpoints
-
-    probe_checkpoints(args)
+        from .host_command import measure_in_host as measure
+    elif any(path.suffix == ".json" for path in args.checkpoints):
+        from .record_comparison import compare_files as measure
+    else:
+        check_options(args)
+        from .checkpoint_probe import probe_checkpoints as measure
+    measure(args)
     return 0

@@ -20,13 +20,14 @@ from ...errors import ConfigError, ProbeError
 from ...hooks.probed_samples import SampleProbe, sample_means
 from ...hooks.run_record import versions
 from ...logging import say
+from ..kit.timm_tower import TimmTower
 from .answer_words import visual_marks, without_end
 from .conversation_samples import Sample, Samples, load_samples, open_image
 from .hosts import LoadOptions, ProbeHost, load_checkpoint
 from .layer_readings import LayerReadings, attention_record
 from .probe_options import RESAMPLES
 from .record_comparison import compare
-from .shared_neighbours import SharedNeighbours
+from .shared_neighbours import OWN_TOWER, SharedNeighbours
 
 Record = dict[str, Any]
 
@@ -68,23 +69,25 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
     Raises:
         ProbeError, UnsupportedModelError: the checkpoint cannot be loaded or measured, or no sample is left.
     """
+    with_neighbours = "neighbours" in options.measures
+    tower = TimmTower(options.tower, how.device) if options.tower and with_neighbours else None
     checkpoint, config = load_checkpoint(path, how), VistaConfig(weight=0)
     chosen, passed = samples.chosen, Counter(samples.passed_over)
     if samples.own_answers:
         chosen = tuple(_answered(checkpoint, chosen, options.max_new_tokens, name, passed))
     probe = SampleProbe(checkpoint.model, config)
-    readings = LayerReadings(
-        probe.observer, attention="attention" in options.measures, states="neighbours" in options.measures
-    )
-    neighbours = SharedNeighbours(RESAMPLES, options.seed)
+    readings = LayerReadings(probe.observer, attention="attention" in options.measures, states=with_neighbours)
+    neighbours = SharedNeighbours(RESAMPLES, options.seed, tower.name if tower else OWN_TOWER)
     records: list[Record] = []
     with torch.no_grad():
         for start in tqdm(range(0, len(chosen), options.batch_size), desc=f"probing {name}", unit="batch"):
             part = _Batch(checkpoint, chosen[start : start + options.batch_size])
             kept = part.measure(probe, readings)
             records += [{**record, "rank": 0, "batch": start // options.batch_size} for _, record in kept]
-            if kept and "neighbours" in options.measures:
-                rows, features = [row for row, _ in kept], checkpoint.tower_features(part.batch)
+            if kept and with_neighbours:
+                rows = [row for row, _ in kept]
+                pictures = [open_image(sample.image) for sample in part.samples] if tower else []
+                features = tower.features(pictures) if tower else checkpoint.tower_features(part.batch)
                 states = [state[rows] for state in readings.states]
                 neighbours.add([part.samples[row].image for row in rows], states, features[rows])
     readings.remove()
@@ -111,7 +114,7 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
         "passed_over": dict(passed),
         "options": {**config.to_dict(), "data": str(options.data), "samples": options.samples, "seed": options.seed},
         **sample_means(records),
-        **({"neighbours": neighbours.record()} if "neighbours" in options.measures else {}),
+        **({"neighbours": neighbours.record()} if with_neighbours else {}),
     }
 
 

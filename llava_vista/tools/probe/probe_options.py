@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-new-tokens", type=count, default=128, metavar="T", help="of the model's own answers (default 128)")
     add("--base", type=Path, metavar="DIR", help="language model of a projector or LoRA checkpoint")
     add("--template", help="conversation template of the host (default: its family's for tuning; plain for stage 1)")
+    add("--tower", metavar="NAME", help="timm model to compare neighbourhoods with, instead of the own tower")
     add("--names", nargs="+", help="names of the checkpoints in the figure (default: what differs in their paths)")
     add("--device", help="as torch names it (default: cuda if available, else cpu)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="precision (default: float32 on a CPU, else "

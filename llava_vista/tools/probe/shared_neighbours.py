@@ -19,6 +19,7 @@ from .bootstrap import Bootstrap, Estimate, percentile_interval
 
 K = 10
 PERMUTATIONS = 200
+OWN_TOWER = "the checkpoint's own, before the projector, mean over its positions"
 
 
 def neighbours(features: Tensor, k: int) -> Tensor:
@@ -50,11 +51,11 @@ class SharedNeighbours:
     """Collects, of each distinct image, one vector per layer boundary and one of the vision tower.
 
     Args:
-        resamples, seed: of the bootstrap over distinct images, and of the permutations.
+        resamples, seed: of the bootstrap over distinct images, and of the permutations. tower: the vision model's name.
     """
 
-    def __init__(self, resamples: int, seed: int) -> None:
-        self.resamples, self.seed = resamples, seed
+    def __init__(self, resamples: int, seed: int, tower: str = OWN_TOWER) -> None:
+        self.resamples, self.seed, self.tower = resamples, seed, tower
         #: by image: (layers + 1, d) and (d_vision,)
         self.vectors: dict[Path, tuple[Tensor, Tensor]] = {}
 
@@ -70,7 +71,7 @@ class SharedNeighbours:
         """Return the agreement at each depth, for the JSON."""
         count = len(self.vectors)
         k = min(K, (count - 1) // 2)
-        head = {"measure": "mutual k-nearest neighbours, cosine", "k": k, "images": count}
+        head = {"measure": "mutual k-nearest neighbours, cosine", "tower": self.tower, "k": k, "images": count}
         if k < 1:
             return {**head, "by_depth": [], "note": f"too few images for neighbours ({count}; at least 3 are needed)"}
         states, tower = (torch.stack(vectors) for vectors in zip(*self.vectors.values(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -231,3 +232,11 @@ def test_logits_that_are_not_finite_stop_the_probe(tmp_path, capsys) -> None:
     broken = write_checkpoint(tmp_path / "broken", 3, broken=True)
     message = fails(capsys, broken, "--data", data, "--output", tmp_path / "out", "--measures", "information")
     assert "the model's logits are NaN" in message
+
+
+def test_missing_timm_is_named(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    data = write_data(tmp_path / "data", 4)
+    message = fails(capsys, write_checkpoint(tmp_path / "a", 3), "--data", data, "--output", tmp_path / "out",
+                    "--tower", "vit_small_patch14_dinov2")  # fmt: skip
+    assert "pip install 'llava-vista[timm]'" in message
