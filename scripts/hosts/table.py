@@ -62,8 +62,8 @@ class Host:
         placeholders: packages that are imported but not installed; a stand-in that fails on use takes their place.
         fixes: by name, see scratch_site.py: what is worked around outside of the host, and said in the output.
         config: keys that are added to a copy of the language model's config.json, ``{config}`` in the flags.
-        template: the conversation template for the probe, where its own default is another.
-        adds_to_base: what is saved is only what was added to the language model (LoRA).
+        classes: qualified names of model classes for the conformance kit, beside those that adapters name.
+        trained: flags that make its script begin with what a training saved, for the probe; None where it cannot.
         variants: other flags (and kinds) to run the same host with.
     """
 
@@ -80,8 +80,8 @@ class Host:
     placeholders: tuple[str, ...] = ()
     fixes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
-    template: str | None = None
-    adds_to_base: bool = False
+    classes: tuple[str, ...] = ()
+    trained: str | None = "--model_name_or_path {trained}"
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -96,10 +96,11 @@ HOSTS: dict[str, Host] = {
         tower="siglip",
         flags=f"{TINYLLAVA_FLAGS} --conv_version phi",
         fixes=("dataclass-defaults",),
+        trained="--pretrained_model_path {trained}",
         variants={
             "llama": {"llm": "tinyllama", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
             # the tiny tokenizer is Llama's kind, whose end token is not the Gemma template's
-            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama", "template": "llama"},
+            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
             "stablelm": {"llm": "stablelm", "flags": f"{TINYLLAVA_FLAGS} --conv_version phi"},
             "qwen2": {"llm": "qwen2", "flags": f"{TINYLLAVA_FLAGS} --conv_version qwen2_base"},
         },
@@ -132,7 +133,7 @@ HOSTS: dict[str, Host] = {
         tower="siglip",
         flags=BUNNY_FLAGS,
         placeholders=("timm", "torchvision", "xformers"),
-        variants={"lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "adds_to_base": True}},
+        variants={"lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "trained": None}},
     ),
     "MoE-LLaVA": Host(
         package="moellava",
@@ -233,6 +234,45 @@ HOSTS: dict[str, Host] = {
         ),
         fixes=("sdpa-for-flash-attention", "no-cuda-synchronize"),
     ),
+    "Open-LLaVA-NeXT": Host(
+        package="llava",
+        transformers="4.37.2",
+        entry="llava/train/train.py",
+        flags=LLAVA_FLAGS,
+        variants={
+            "anyres": {
+                "flags": f"{LLAVA_FLAGS.replace('aspect_ratio pad', 'aspect_ratio anyres')} "
+                "--mm_patch_merge_type spatial_unpad --image_grid_pinpoints [(56,112),(112,56),(112,112)]"
+            }
+        },
+    ),
+    "ViP-LLaVA": Host(
+        package="llava",
+        transformers="4.37.2",
+        entry="llava/train/train.py",
+        flags=LLAVA_FLAGS,
+        placeholders=("scipy", "shapely"),
+        classes=("llava.model.language_model.llava_phi3.LlavaPhi3ForCausalLM",),
+    ),
+    "ml-fastvlm": Host(
+        package="llava",
+        transformers="4.48.3",
+        accelerate="1.6.0",
+        entry="llava/train/train_qwen.py",
+        llm="qwen",
+        flags=LLAVA_FLAGS.replace("--version v1", "--version qwen_2"),
+        placeholders=("timm", "torchvision"),
+        classes=("llava.model.language_model.llava_qwen.LlavaQwen2ForCausalLM",),
+    ),
+    "MobileVLM": Host(
+        package="mobilevlm",
+        transformers="4.31.0",
+        accelerate="0.21.0",
+        entry="mobilevlm/train/train.py",
+        flags=f"{LLAVA_FLAGS} --vision_tower_type clip",
+        placeholders=("timm", "torchvision"),
+        classes=("mobilevlm.model.mobilellama.MobileLlamaForCausalLM",),
+    ),
     "LLaVA": Host(
         package="llava",
         transformers="4.37.2",
@@ -255,9 +295,13 @@ def requirements(host: Host) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requirements", metavar="NAME", choices=HOSTS)
-    name = parser.parse_args().requirements
-    if name is not None:
-        print(*requirements(HOSTS[name]), sep="\n")
+    parser.add_argument("--runs", action="store_true", help="print every host, and every variant behind its name")
+    arguments = parser.parse_args()
+    if arguments.requirements is not None:
+        print(*requirements(HOSTS[arguments.requirements]), sep="\n")
+        return
+    if arguments.runs:
+        print(*(f"{name} {variant}" for name, host in HOSTS.items() for variant in ("", *host.variants)), sep="\n")
         return
     for name, host in HOSTS.items():
         others = f"; variants {', '.join(host.variants)}" if host.variants else ""

@@ -1,0 +1,67 @@
+"""Write the runs of `run.sh` into RESULTS.md: ``python results.py FOLDER_OF_WORK_FOLDERS``. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from table import HOSTS
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+BEGIN, END = "<!-- written by results.py: begin -->", "<!-- end -->"
+PASSED = " checks passed"
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")
+
+
+def row(result: dict[str, Any]) -> str:
+    training, kit = result.get("training"), result.get("kit", [])
+    trained = "**failed**: " + cell(result.get("error", ""))[:300]
+    if training:
+        first, last = training["first"]["vista_loss"], training["last"]["vista_loss"]
+        trained = f"{first:.4f} -> {last:.4f}; {training['keys']}"
+    passed = ", ".join(line.partition(":")[0].replace("ForCausalLM", "") for line in kit if PASSED in line)
+    if training and "error" in result:
+        passed += " **failed**: " + cell(result["error"])[:300]
+    name = f"{result['host']} {result['commit']}" if result["variant"] is None else f"the same, {result['variant']}"
+    return f"| {name} | {result['transformers']} | {result['entry']} | {trained} | {passed} | {result.get('probe', '')} |"
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """Classes that could not be run, and what was worked around outside of the host."""
+    variant = f" ({result['variant']})" if result["variant"] else ""
+    lines = [f"- {result['host']}{variant}: {cell(line)[:240]}" for line in result.get("kit", []) if PASSED not in line]
+    if result["fixes"]:
+        lines.append(f"- {result['host']}{variant}, worked around outside of the host: {'; '.join(result['fixes'])}")
+    return lines
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    order = [(name, variant) for name, host in HOSTS.items() for variant in (None, *host.variants)]
+    results = sorted(results, key=lambda result: order.index((result["host"], result["variant"])))
+    missing = [name for name in HOSTS if name not in {result["host"] for result in results}]
+    return "\n".join(
+        [
+            "| repository, commit | transformers | entry script | vista_loss, first -> last step; saved keys | kit | probe |",
+            "|---|---|---|---|---|---|",
+            *map(row, results),
+            "",
+            *([f"Not run: {', '.join(missing)}.", ""] if missing else []),
+            *(line for result in results for line in notes(result)),
+        ]
+    )
+
+
+def main() -> None:
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in Path(sys.argv[1]).glob("*/result.json")]
+    text = RESULTS.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    RESULTS.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
