@@ -114,6 +114,7 @@ def vision_settings(package: str, tower: str) -> dict[str, Any]:
         "mm_vision_select_layer": -2,
         "image_aspect_ratio": "pad",
         "mm_patch_merge_type": "flat",
+        "vision_tower_type": "clip",  # MobileVLM
     }
 
 
@@ -257,7 +258,7 @@ def main() -> int:
     name, parts = sys.argv[1:]
     with open(parts, encoding="utf-8") as file:
         paths = json.load(file)
-    host, failed = HOSTS[name], 0
+    host, passed, failed = HOSTS[name], 0, 0
     size = image_size(paths["tower"])
     for cls in classes_of(host):
         build = builder(cls, host.package, paths)
@@ -283,14 +284,17 @@ def main() -> int:
             failed += 1
             tell(f"{cls.__name__} (adapter {adapter}): {error}")
             continue
-        passed = sum(outcome.result == "ok" for outcome in outcomes)
+        passed += 1
         skipped = [
             f"{outcome.check}: {skip.get(outcome.check, outcome.words)}"
             for outcome in outcomes
             if outcome.result == "skipped"
         ]
-        tell(f"{cls.__name__} (adapter {adapter}): {passed} checks passed; not asked: {'; '.join(skipped)}")
-    return 1 if failed else 0
+        number = sum(one.result == "ok" for one in outcomes)
+        tell(f"{cls.__name__} (adapter {adapter}): {number} checks passed; not asked: {'; '.join(skipped)}")
+    if not passed:
+        tell("no class of this host ran the kit")
+    return 1 if failed or not passed else 0
 
 
 if __name__ == "__main__":

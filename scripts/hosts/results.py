@@ -28,7 +28,9 @@ def row(result: dict[str, Any]) -> str:
     if training and "error" in result:
         passed += " **failed**: " + cell(result["error"])[:300]
     name = f"{result['host']} {result['commit']}" if result["variant"] is None else f"the same, {result['variant']}"
-    return f"| {name} | {result['transformers']} | {result['entry']} | {trained} | {passed} | {result.get('probe', '')} |"
+    return (
+        f"| {name} | {result['transformers']} | {result['entry']} | {trained} | {passed} | {result.get('probe', '')} |"
+    )
 
 
 def notes(result: dict[str, Any]) -> list[str]:
@@ -46,7 +48,7 @@ def table(results: list[dict[str, Any]]) -> str:
     missing = [name for name in HOSTS if name not in {result["host"] for result in results}]
     return "\n".join(
         [
-            "| repository, commit | transformers | entry script | vista_loss, first -> last step; saved keys | kit | probe |",
+            "| repository, commit | transformers | entry script | vista_loss: first, last; saved keys | kit | probe |",
             "|---|---|---|---|---|---|",
             *map(row, results),
             "",

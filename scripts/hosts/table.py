@@ -242,7 +242,7 @@ HOSTS: dict[str, Host] = {
         variants={
             "anyres": {
                 "flags": f"{LLAVA_FLAGS.replace('aspect_ratio pad', 'aspect_ratio anyres')} "
-                "--mm_patch_merge_type spatial_unpad --image_grid_pinpoints [(56,112),(112,56),(112,112)]"
+                "--mm_patch_merge_type spatial_unpad",
             }
         },
     ),
@@ -252,7 +252,6 @@ HOSTS: dict[str, Host] = {
         entry="llava/train/train.py",
         flags=LLAVA_FLAGS,
         placeholders=("scipy", "shapely"),
-        classes=("llava.model.language_model.llava_phi3.LlavaPhi3ForCausalLM",),
     ),
     "ml-fastvlm": Host(
         package="llava",
@@ -262,7 +261,6 @@ HOSTS: dict[str, Host] = {
         llm="qwen",
         flags=LLAVA_FLAGS.replace("--version v1", "--version qwen_2"),
         placeholders=("timm", "torchvision"),
-        classes=("llava.model.language_model.llava_qwen.LlavaQwen2ForCausalLM",),
     ),
     "MobileVLM": Host(
         package="mobilevlm",
