@@ -10,7 +10,7 @@ from typing import Any
 from table import HOSTS
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-BEGIN, END = "<!-- written by results.py: begin -->", "<!-- end -->"
+END = "<!-- end -->"
 PASSED = " checks passed"
 
 
@@ -58,11 +58,16 @@ def table(results: list[dict[str, Any]]) -> str:
     )
 
 
+def write_part(script: str, text: str) -> None:
+    """Replace what a script has written into RESULTS.md."""
+    begin = f"<!-- written by {script} -->"
+    before, rest = RESULTS.read_text(encoding="utf-8").split(begin)
+    RESULTS.write_text(f"{before}{begin}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
 def main() -> None:
     results = [json.loads(file.read_text(encoding="utf-8")) for file in Path(sys.argv[1]).glob("*/result.json")]
-    text = RESULTS.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    RESULTS.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_part("results.py", table(results))
 
 
 if __name__ == "__main__":

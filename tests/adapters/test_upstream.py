@@ -1,8 +1,8 @@
 """Hosts that are on no package index: their own code, from checkouts, against the layout that a loop computes.
 
 ``LLAVA_VISTA_CHECKOUTS=DIR`` names a folder with clones: ross (Haochen-Wang409), cambrian (cambrian-mllm), InternVL
-(OpenGVLab), VideoLLaMA3 (DAMO-NLP-SG). What is missing is skipped. Packages that they import and do not use here are
-placeholders (scripts/hosts/scratch_site.py).
+(OpenGVLab), VideoLLaMA3 (DAMO-NLP-SG), LLaVA-Mini (ictnlp). What is missing is skipped. Packages that they import and
+do not use here are placeholders (scripts/hosts/scratch_site.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from llava_vista import UnsupportedModelError, VistaConfig, attach
+from llava_vista import LayoutError, UnsupportedModelError, VistaConfig, attach
 from llava_vista.adapters import find_adapter
 from llava_vista.testing import check_adapter
 from llava_vista.testing.case import Case
@@ -54,7 +54,15 @@ def placeholders() -> Iterator[None]:
     yield
     sys.path[:], sys.meta_path[:] = path, finders
     for name in set(sys.modules) - modules:
-        if name.partition(".")[0] in ("ross", "cambrian", "internvl", "videollama3", "scratch_site", *PLACEHOLDERS):
+        if name.partition(".")[0] in (
+            "ross",
+            "cambrian",
+            "internvl",
+            "videollama3",
+            "llavamini",
+            "scratch_site",
+            *PLACEHOLDERS,
+        ):
             del sys.modules[name]
 
 
@@ -216,16 +224,20 @@ HOSTS = {
 }  # fmt: skip
 
 
+def find_clone(clone: str, source: str, versions: tuple[str, str]) -> None:
+    """Put a clone on the path; skip where it cannot be run."""
+    low, high = (tuple(map(int, version.split("."))) for version in versions)
+    if not low <= tuple(map(int, transformers.__version__.split(".")[:2])) < high:
+        pytest.skip(f"{clone} needs transformers from {versions[0]} and below {versions[1]}")
+    if CHECKOUTS is None or not (Path(CHECKOUTS) / clone).is_dir():
+        pytest.skip(f"LLAVA_VISTA_CHECKOUTS={CHECKOUTS} has no clone {clone}")
+    sys.path.insert(0, str(Path(CHECKOUTS) / clone / source))
+
+
 def need(name: str) -> Host:
     """Return a host whose clone is on the path; skip where it cannot be run."""
     host = HOSTS[name]
-    low, high = (tuple(map(int, version.split("."))) for version in host.versions)
-    version = tuple(map(int, transformers.__version__.split(".")[:2]))
-    if not low <= version < high:
-        pytest.skip(f"{host.clone} needs transformers from {host.versions[0]} and below {host.versions[1]}")
-    if CHECKOUTS is None or not (Path(CHECKOUTS) / host.clone).is_dir():
-        pytest.skip(f"LLAVA_VISTA_CHECKOUTS={CHECKOUTS} has no clone {host.clone}")
-    sys.path.insert(0, str(Path(CHECKOUTS) / host.clone / host.source))
+    find_clone(host.clone, host.source, host.versions)
     return host
 
 
@@ -280,6 +292,31 @@ def test_videollama3_flattened_by_its_collator(tower_path: str) -> None:
         start += length
     torch.testing.assert_close(handle.loss(), torch.stack(terms).mean())
     assert handle.metrics()["vista_aligned_samples"] == len(terms) == 2
+
+
+def test_llava_mini_is_refused(tower_path: str) -> None:
+    """It fuses the image into text tokens that its labels choose: no embedding there is a token's own."""
+    find_clone("LLaVA-Mini", "", ("4.42", "4.48"))
+    mini = importlib.import_module("llavamini.model.language_model.llavamini_llama")
+    tower = Path(tower_path).parent / "wide"  # its compressor has this width
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=32, num_hidden_layers=2, num_attention_heads=8, image_size=16, patch_size=4
+    )
+    transformers.CLIPVisionModel(vision).save_pretrained(tower)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16).save_pretrained(tower)
+    config = mini.LlavaMiniConfig(
+        **SIZES, mm_vision_tower=str(tower), mm_hidden_size=1024, mm_projector_type="mlp2x_gelu",
+        mm_vision_select_layer=-2, compressor_size=2, prefusion_layer_num=1, attn_implementation="eager",
+    )  # fmt: skip
+    model = mini.LlavaMiniLlamaForCausalLM(config).train()
+    model.get_vision_tower().load_model()
+    batch = {**text_rows((1, 1), [-200]), "images": torch.randn(2, 1, 3, 16, 16)}
+    plain = model(**batch).loss
+    handle = attach(model)
+    with pytest.raises(LayoutError, match="It reads the values of labels"):
+        model(**batch)
+    handle.detach()
+    assert torch.equal(model(**batch).loss, plain)
 
 
 def test_internvl_without_its_id_is_refused(tower_path: str) -> None:
