@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -160,17 +161,19 @@ def probed(host: Host, checkout: Path, work: Path, paths: dict[str, str], traine
     output, unwanted = work / "probe", work / "probe-output" / host.llm
     for folder in (output, unwanted.parent):
         shutil.rmtree(folder, ignore_errors=True)
-    run(
-        [
-            *(sys.executable, "-m", "llava_vista.cli", "probe", "--output", str(output)),
-            *("--batches", str(probe.ALL_BATCHES), "--", *host_command(host, checkout, unwanted, paths)),
-            *host.trained.format(trained=trained).split(),
-        ],
-        work / "probe.log",
-        work,
-        {**environment(host, checkout, scratch_folder(work), paths), **process_group(host.process_group)},
-        "probe",
-    )
+    command = [
+        *(sys.executable, "-m", "llava_vista.cli", "probe", "--output", str(output)),
+        *("--batches", str(probe.ALL_BATCHES), "--", *host_command(host, checkout, unwanted, paths)),
+        *host.trained.format(trained=trained).split(),
+    ]
+    variables = {**environment(host, checkout, scratch_folder(work), paths), **process_group(host.process_group)}
+    try:
+        run(command, work / "probe.log", work, variables, "probe")
+    except Failed:
+        refused = re.search(r"ProbeError: (.*)", (work / "probe.log").read_text(encoding="utf-8"))
+        if refused is None:
+            raise
+        return f"refused: {refused[1].partition(': ')[0]}"
     if saved(unwanted):
         raise Failed(f"probe: the script saved weights to {unwanted}")
     return probe.figures(output, batches_of(work))
