@@ -46,6 +46,8 @@ TINYLLAVA_FLAGS = (
     "--tune_vision_tower_from_layer 0 --tune_type_connector full --tokenizer_use_fast False --ddp_backend gloo"
 )
 
+NO_EVALUATION = "its loss in evaluation mode fails, without VISTA too"
+
 
 @dataclass(frozen=True)
 class Host:
@@ -63,7 +65,8 @@ class Host:
         fixes: by name, see scratch_site.py: what is worked around outside of the host, and said in the output.
         config: keys that are added to a copy of the language model's config.json, ``{config}`` in the flags.
         classes: qualified names of model classes for the conformance kit, beside those that adapters name.
-        trained: flags that make its script begin with what a training saved, for the probe; None where it cannot.
+        trained: flags that make its script begin with what a training saved, for the probe.
+        no_probe: why it cannot be probed, if it cannot.
         variants: other flags (and kinds) to run the same host with.
     """
 
@@ -81,7 +84,8 @@ class Host:
     fixes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    trained: str | None = "--model_name_or_path {trained}"
+    trained: str = "--model_name_or_path {trained}"
+    no_probe: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -133,7 +137,9 @@ HOSTS: dict[str, Host] = {
         tower="siglip",
         flags=BUNNY_FLAGS,
         placeholders=("timm", "torchvision", "xformers"),
-        variants={"lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "trained": None}},
+        variants={
+            "lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "no_probe": "its script makes a fresh LoRA adapter"}
+        },
     ),
     "MoE-LLaVA": Host(
         package="moellava",
@@ -177,6 +183,7 @@ HOSTS: dict[str, Host] = {
         flags=LLAVA_FLAGS,
         placeholders=("timm",),
         fixes=("silent-wandb", "no-cuda-synchronize"),
+        no_probe=NO_EVALUATION,
     ),
     "VIRAL": Host(
         package="llava",
@@ -186,6 +193,7 @@ HOSTS: dict[str, Host] = {
         flags=LLAVA_FLAGS,
         placeholders=("cv2", "segment_anything", "sklearn", "timm", "torchvision", "xformers"),
         fixes=("silent-wandb",),
+        no_probe=NO_EVALUATION,
         variants={
             # beside its own loss, which needs 24 by 24 image tokens
             "vra": {

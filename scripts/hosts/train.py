@@ -156,8 +156,8 @@ def conformance(name: str, host: Host, checkout: Path, work: Path, paths: dict[s
 
 def probed(host: Host, checkout: Path, work: Path, paths: dict[str, str], trained: Path) -> str:
     """What VISTA's training saved, measured in the host's own script; returns the figures."""
-    if host.trained is None:
-        return "not run: the script cannot begin with what it saved"
+    if host.no_probe:
+        return f"not run: {host.no_probe}"
     output, unwanted = work / "probe", work / "probe-output" / host.llm
     for folder in (output, unwanted.parent):
         shutil.rmtree(folder, ignore_errors=True)
