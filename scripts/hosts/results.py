@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,18 @@ PASSED = " checks passed"
 
 
 def cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/")
+    """Return a text for one line of Markdown, without paths of this machine."""
+    return re.sub(r"(?<![\w.])/[\w.+/-]+/", "", " ".join(text.split()).replace("|", "/"))
+
+
+def passed(kit: list[str]) -> str:
+    """Return the classes that passed the kit, by adapter."""
+    found: dict[str, list[str]] = {}
+    for line in kit:
+        match = re.match(r"(\w+) \(adapter ([\w-]+)\): .*" + PASSED, line)
+        if match:
+            found.setdefault(match[2], []).append(match[1].replace("ForCausalLM", ""))
+    return "; ".join(f"`{adapter}`: {', '.join(names)}" for adapter, names in found.items())
 
 
 def row(result: dict[str, Any]) -> str:
@@ -24,21 +36,20 @@ def row(result: dict[str, Any]) -> str:
     if training:
         first, last = training["first"]["vista_loss"], training["last"]["vista_loss"]
         trained = f"{first:.4f} -> {last:.4f}; {training['keys']}"
-    passed = ", ".join(line.partition(":")[0].replace("ForCausalLM", "") for line in kit if PASSED in line)
+    classes = passed(kit)
     if training and "error" in result:
-        passed += " **failed**: " + cell(result["error"])[:300]
+        classes += " **failed**: " + cell(result["error"])[:300]
     name = f"{result['host']} {result['commit']}" if result["variant"] is None else f"the same, {result['variant']}"
     return (
-        f"| {name} | {result['transformers']} | {result['entry']} | {trained} | {passed} | {result.get('probe', '')} |"
+        f"| {name} | {result['transformers']} | {result['entry']} | {trained} | {classes} | {result.get('probe', '')} |"
     )
 
 
 def notes(result: dict[str, Any]) -> list[str]:
     """Classes that could not be run, and what was worked around outside of the host."""
-    variant = f" ({result['variant']})" if result["variant"] else ""
-    lines = [f"- {result['host']}{variant}: {cell(line)[:240]}" for line in result.get("kit", []) if PASSED not in line]
+    lines = [f"- {result['host']}: {cell(line)[:240]}" for line in result.get("kit", []) if PASSED not in line]
     if result["fixes"]:
-        lines.append(f"- {result['host']}{variant}, worked around outside of the host: {'; '.join(result['fixes'])}")
+        lines.append(f"- {result['host']}, worked around outside of the host: {'; '.join(result['fixes'])}")
     return lines
 
 
@@ -53,7 +64,7 @@ def table(results: list[dict[str, Any]]) -> str:
             *map(row, results),
             "",
             *([f"Not run: {', '.join(missing)}.", ""] if missing else []),
-            *(line for result in results for line in notes(result)),
+            *dict.fromkeys(line for result in results for line in notes(result)),  # variants say the same
         ]
     )
 

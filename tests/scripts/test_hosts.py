@@ -153,8 +153,6 @@ def test_results_say_what_failed_and_what_was_not_run(scripts: None) -> None:
     bad = {**run, "host": "Bunny", "error": "weight 0:\nloss differs"}
     lines = results.table([good, bad]).splitlines()
     assert lines[2] == "| Bunny abc | 4.37.2 | train.py | **failed**: weight 0: loss differs |  |  |"
-    assert lines[3] == (
-        "| LLaVA abc | 4.37.2 | train.py | 0.5000 -> 0.5000; 64 | LlavaLlama (adapter llava) | 323 tokens |"
-    )
+    assert lines[3] == ("| LLaVA abc | 4.37.2 | train.py | 0.5000 -> 0.5000; 64 | `llava`: LlavaLlama | 323 tokens |")
     assert "- LLaVA: LlavaMptForCausalLM: fails / already" in lines
     assert any(line.startswith("Not run:") and "VILA" in line and "Bunny" not in line for line in lines)
