@@ -225,6 +225,7 @@ HOSTS: dict[str, Host] = {
             "--deepspeed {repo}/tests/support/deepspeed/zero2.json --use_cpu False"
         ),
         environment={"VILA_DATASETS": "{datasets}"},
+        no_probe=NO_EVALUATION,  # it encodes the batch's empty list of videos
         packages=("hydra-core", "loguru", "termcolor", "tyro"),
         placeholders=(
             "IPython",
