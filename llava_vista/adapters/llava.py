@@ -1,8 +1,9 @@
 """LLaVA-1.5 (haotian-liu/LLaVA; on PyPI as llava-torch) and the repositories that keep its package and merge method.
 
-LLaVA-NeXT (LLaVA-VL/LLaVA-NeXT), CAL (foundation-multimodal-models/CAL) and VIRAL (cvlab-kaist/VIRAL) share the package
-name ``llava`` and most class names, so they share this sheet. VILA has the package name too, but other classes and
-another merge method: see vila.py.
+LLaVA-NeXT (LLaVA-VL/LLaVA-NeXT), Open-LLaVA-NeXT (xiaoachen98/Open-LLaVA-NeXT), FastVLM (apple/ml-fastvlm), CAL
+(foundation-multimodal-models/CAL), VIRAL (cvlab-kaist/VIRAL) and ViP-LLaVA (WisconsinAIVision/ViP-LLaVA) share the
+package name ``llava`` and most class names, so they share this sheet. VILA has the package name too, but other classes
+and another merge method: see vila.py.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class Llava(Adapter):
         f"{_PACKAGE}.llava_qwen_moe.LlavaQwenMoeForCausalLM",
         f"{_PACKAGE}.llava_mixtral.LlavaMixtralForCausalLM",
         f"{_PACKAGE}.llava_gemma.LlavaGemmaForCausalLM",
-        # VIRAL
+        # VIRAL, ml-fastvlm, ViP-LLaVA
         f"{_PACKAGE}.llava_qwen2.LlavaQwen2ForCausalLM",
+        f"{_PACKAGE}.llava_qwen.LlavaQwen2ForCausalLM",
+        f"{_PACKAGE}.llava_phi3.LlavaPhi3ForCausalLM",
     )
 
     def decoder(self, model: nn.Module) -> nn.Module:

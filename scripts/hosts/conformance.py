@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from table import HOSTS
+from table import HOSTS, Host
 
-from llava_vista.adapters import all_adapters
+from llava_vista.adapters import Adapter, all_adapters, find_adapter
 from llava_vista.testing import ConformanceError, check_adapter
 
 IMAGE_TOKEN, IGNORE, VOCABULARY, LENGTH = -200, -100, 64, 20
@@ -114,6 +114,7 @@ def vision_settings(package: str, tower: str) -> dict[str, Any]:
         "mm_vision_select_layer": -2,
         "image_aspect_ratio": "pad",
         "mm_patch_merge_type": "flat",
+        "vision_tower_type": "clip",  # MobileVLM
     }
 
 
@@ -170,21 +171,24 @@ def vila_batch(size: int, token: int) -> Batch:
     return {**inputs, "media": {"image": list(images)}, "packing": False}
 
 
-def classes_of(package: str) -> list[tuple[str, Any]]:
-    """The classes that adapters name and that this host has (several share a package name); what fails is told."""
+def classes_of(host: Host) -> list[Any]:
+    """The classes that adapters or the table name and that this host has; what fails is told.
+
+    Several hosts share a package name, and some their class names.
+    """
+    methods = {qualified: adapter.merge_method for adapter in all_adapters() for qualified in adapter.classes}
     found = []
-    for adapter in all_adapters():
-        for qualified in adapter.classes:
-            module, _, name = qualified.rpartition(".")
-            if module.partition(".")[0] != package or importlib.util.find_spec(module) is None:
-                continue
-            try:
-                cls = getattr(importlib.import_module(module), name, None)
-            except (ImportError, AttributeError, ValueError, RuntimeError) as error:
-                tell(f"{name}: not importable here ({error})")
-                continue
-            if callable(getattr(cls, adapter.merge_method, None)):
-                found.append((adapter.name, cls))
+    for qualified in (*methods, *host.classes):
+        module, _, name = qualified.rpartition(".")
+        if module.partition(".")[0] != host.package or importlib.util.find_spec(module) is None:
+            continue
+        try:
+            cls = getattr(importlib.import_module(module), name, None)
+        except (ImportError, AttributeError, ValueError, RuntimeError) as error:
+            tell(f"{name}: not importable here ({error})")
+            continue
+        if callable(getattr(cls, methods.get(qualified, Adapter.merge_method), None)):
+            found.append(cls)
     return found
 
 
@@ -254,10 +258,10 @@ def main() -> int:
     name, parts = sys.argv[1:]
     with open(parts, encoding="utf-8") as file:
         paths = json.load(file)
-    package, failed = HOSTS[name].package, 0
+    host, passed, failed = HOSTS[name], 0, 0
     size = image_size(paths["tower"])
-    for adapter, cls in classes_of(package):
-        build = builder(cls, package, paths)
+    for cls in classes_of(host):
+        build = builder(cls, host.package, paths)
         try:
             torch.manual_seed(0)
             model = build()
@@ -272,6 +276,7 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001
             tell(f"{cls.__name__}: fails without VISTA already: {type(error).__name__}: {str(error)[:200]}")
             continue
+        adapter = find_adapter(model).adapter.name
         skip = {**SKIPPED, **what_the_host_cannot(build, make_batch)}
         try:
             outcomes = check_adapter(build, make_batch, skip=skip)
@@ -279,14 +284,17 @@ def main() -> int:
             failed += 1
             tell(f"{cls.__name__} (adapter {adapter}): {error}")
             continue
-        passed = sum(outcome.result == "ok" for outcome in outcomes)
+        passed += 1
         skipped = [
             f"{outcome.check}: {skip.get(outcome.check, outcome.words)}"
             for outcome in outcomes
             if outcome.result == "skipped"
         ]
-        tell(f"{cls.__name__} (adapter {adapter}): {passed} checks passed; not asked: {'; '.join(skipped)}")
-    return 1 if failed else 0
+        number = sum(one.result == "ok" for one in outcomes)
+        tell(f"{cls.__name__} (adapter {adapter}): {number} checks passed; not asked: {'; '.join(skipped)}")
+    if not passed:
+        tell("no class of this host ran the kit")
+    return 1 if failed or not passed else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a host's public checkout, unmodified, with --vista: a few steps of its own entry script on a CPU, with tiny
-# local models, and the exactness checks on its model classes; with --probe also `llava-vista probe` on the checkpoints
-# that came out, and what must hold of it. Prints a one-line verdict.
+# local models, and the exactness checks on its model classes; with --probe also `llava-vista probe` in that script, on
+# what VISTA's training saved. Prints a one-line verdict.
 #
 #   scripts/hosts/run.sh NAME CHECKOUT [--work DIR] [--variant NAME] [--no-conformance] [--probe]
 #   scripts/hosts/run.sh --list

@@ -18,6 +18,8 @@ from typing import Any
 
 #: How the files of `_record_batches` begin.
 BATCHES = "batch-"
+#: The placeholder of an image in LLaVA and its relatives.
+IMAGE_TOKEN = -200
 
 
 class _AbsentMeta(type):
@@ -188,11 +190,11 @@ def _record_batches(folder: str) -> None:
             import torch
 
             if "labels" in inputs:
-                media = inputs.get("media") or {}
                 kept = {name: inputs[name].clone() for name in ("input_ids", "labels", "attention_mask")}
-                pictures = [picture.clone() for picture in media.get("image", inputs.get("images"))]
-                number = len(os.listdir(folder))
-                torch.save({**kept, "pictures": pictures}, os.path.join(folder, f"{BATCHES}{number:03d}.pt"))
+                # VILA's placeholders are tokens that its tokenizer names
+                media = getattr(getattr(self.model, "tokenizer", None), "media_token_ids", {})
+                kept["image_token"] = torch.tensor(media.get("image", IMAGE_TOKEN))
+                torch.save(kept, os.path.join(folder, f"{BATCHES}{len(os.listdir(folder)):03d}.pt"))
             return prepare(self, inputs)
 
         trainer.Trainer._prepare_inputs = recorded

@@ -46,6 +46,8 @@ TINYLLAVA_FLAGS = (
     "--tune_vision_tower_from_layer 0 --tune_type_connector full --tokenizer_use_fast False --ddp_backend gloo"
 )
 
+NO_EVALUATION = "its loss in evaluation mode fails, without VISTA too"
+
 
 @dataclass(frozen=True)
 class Host:
@@ -62,8 +64,9 @@ class Host:
         placeholders: packages that are imported but not installed; a stand-in that fails on use takes their place.
         fixes: by name, see scratch_site.py: what is worked around outside of the host, and said in the output.
         config: keys that are added to a copy of the language model's config.json, ``{config}`` in the flags.
-        template: the conversation template for the probe, where its own default is another.
-        adds_to_base: what is saved is only what was added to the language model (LoRA).
+        classes: qualified names of model classes for the conformance kit, beside those that adapters name.
+        trained: flags that make its script begin with what a training saved, for the probe.
+        no_probe: why it cannot be probed, if it cannot.
         variants: other flags (and kinds) to run the same host with.
     """
 
@@ -80,8 +83,9 @@ class Host:
     placeholders: tuple[str, ...] = ()
     fixes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
-    template: str | None = None
-    adds_to_base: bool = False
+    classes: tuple[str, ...] = ()
+    trained: str = "--model_name_or_path {trained}"
+    no_probe: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -96,10 +100,11 @@ HOSTS: dict[str, Host] = {
         tower="siglip",
         flags=f"{TINYLLAVA_FLAGS} --conv_version phi",
         fixes=("dataclass-defaults",),
+        trained="--pretrained_model_path {trained}",
         variants={
             "llama": {"llm": "tinyllama", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
             # the tiny tokenizer is Llama's kind, whose end token is not the Gemma template's
-            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama", "template": "llama"},
+            "gemma": {"llm": "gemma", "flags": f"{TINYLLAVA_FLAGS} --conv_version llama"},
             "stablelm": {"llm": "stablelm", "flags": f"{TINYLLAVA_FLAGS} --conv_version phi"},
             "qwen2": {"llm": "qwen2", "flags": f"{TINYLLAVA_FLAGS} --conv_version qwen2_base"},
         },
@@ -132,7 +137,9 @@ HOSTS: dict[str, Host] = {
         tower="siglip",
         flags=BUNNY_FLAGS,
         placeholders=("timm", "torchvision", "xformers"),
-        variants={"lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "adds_to_base": True}},
+        variants={
+            "lora": {"flags": f"{BUNNY_FLAGS} --lora_enable True", "no_probe": "its script makes a fresh LoRA adapter"}
+        },
     ),
     "MoE-LLaVA": Host(
         package="moellava",
@@ -176,6 +183,7 @@ HOSTS: dict[str, Host] = {
         flags=LLAVA_FLAGS,
         placeholders=("timm",),
         fixes=("silent-wandb", "no-cuda-synchronize"),
+        no_probe=NO_EVALUATION,
     ),
     "VIRAL": Host(
         package="llava",
@@ -185,6 +193,7 @@ HOSTS: dict[str, Host] = {
         flags=LLAVA_FLAGS,
         placeholders=("cv2", "segment_anything", "sklearn", "timm", "torchvision", "xformers"),
         fixes=("silent-wandb",),
+        no_probe=NO_EVALUATION,
         variants={
             # beside its own loss, which needs 24 by 24 image tokens
             "vra": {
@@ -216,6 +225,7 @@ HOSTS: dict[str, Host] = {
             "--deepspeed {repo}/tests/support/deepspeed/zero2.json --use_cpu False"
         ),
         environment={"VILA_DATASETS": "{datasets}"},
+        no_probe=NO_EVALUATION,  # it encodes the batch's empty list of videos
         packages=("hydra-core", "loguru", "termcolor", "tyro"),
         placeholders=(
             "IPython",
@@ -232,6 +242,43 @@ HOSTS: dict[str, Host] = {
             "xgrammar",
         ),
         fixes=("sdpa-for-flash-attention", "no-cuda-synchronize"),
+    ),
+    "Open-LLaVA-NeXT": Host(
+        package="llava",
+        transformers="4.37.2",
+        entry="llava/train/train.py",
+        flags=LLAVA_FLAGS,
+        variants={
+            "anyres": {
+                "flags": f"{LLAVA_FLAGS.replace('aspect_ratio pad', 'aspect_ratio anyres')} "
+                "--mm_patch_merge_type spatial_unpad",
+            }
+        },
+    ),
+    "ViP-LLaVA": Host(
+        package="llava",
+        transformers="4.37.2",
+        entry="llava/train/train.py",
+        flags=LLAVA_FLAGS,
+        placeholders=("scipy", "shapely"),
+    ),
+    "ml-fastvlm": Host(
+        package="llava",
+        transformers="4.48.3",
+        accelerate="1.6.0",
+        entry="llava/train/train_qwen.py",
+        llm="qwen",
+        flags=LLAVA_FLAGS.replace("--version v1", "--version qwen_2"),
+        placeholders=("timm", "torchvision"),
+    ),
+    "MobileVLM": Host(
+        package="mobilevlm",
+        transformers="4.31.0",
+        accelerate="0.21.0",
+        entry="mobilevlm/train/train.py",
+        flags=f"{LLAVA_FLAGS} --vision_tower_type clip",
+        placeholders=("timm", "torchvision"),
+        classes=("mobilevlm.model.mobilellama.MobileLlamaForCausalLM",),
     ),
     "LLaVA": Host(
         package="llava",
@@ -255,9 +302,13 @@ def requirements(host: Host) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requirements", metavar="NAME", choices=HOSTS)
-    name = parser.parse_args().requirements
-    if name is not None:
-        print(*requirements(HOSTS[name]), sep="\n")
+    parser.add_argument("--runs", action="store_true", help="print every host, and every variant behind its name")
+    arguments = parser.parse_args()
+    if arguments.requirements is not None:
+        print(*requirements(HOSTS[arguments.requirements]), sep="\n")
+        return
+    if arguments.runs:
+        print(*(f"{name} {variant}" for name, host in HOSTS.items() for variant in ("", *host.variants)), sep="\n")
         return
     for name, host in HOSTS.items():
         others = f"; variants {', '.join(host.variants)}" if host.variants else ""

@@ -1,11 +1,12 @@
 """Three trainings of a host's own entry script (no VISTA, weight 0, VISTA), and what must hold of them; then, if asked
-for, the conformance kit (`conformance`) and the probe on the checkpoints that came out (`probe`)."""
+for, the conformance kit (`conformance`) and `llava-vista probe` on what VISTA's training saved (`probe`)."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,12 +15,13 @@ import tempfile
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import parts
 import probe
 import torch
 from conformance import REPORT
+from probe import Failed
 from safetensors.torch import load_file
 from scratch_site import FIXES
 from table import COMMON_FLAGS, HOSTS, Host
@@ -28,12 +30,10 @@ from transformers import TrainingArguments
 HERE = Path(__file__).parent
 #: The log rounds to four digits.
 ROUNDING = 2e-4
+#: What a run leaves in its folder for `results.py`.
+RESULT = "result.json"
 ARMS = {"baseline": [], "weight 0": ["--vista", "--vista_weight", "0"], "vista": ["--vista"]}
 State = dict[str, dict[str, torch.Tensor]]
-
-
-class Failed(Exception):
-    """A check did not hold, or a run did not end well."""
 
 
 def commit_of(checkout: Path) -> str:
@@ -86,94 +86,97 @@ def process_group(wanted: bool) -> dict[str, str]:
     return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def train(host: Host, checkout: Path, work: Path, paths: dict[str, str], arm: str) -> Path:
-    """One run of the entry script; returns its output folder."""
-    output = work / arm.replace(" ", "-")
-    shutil.rmtree(output, ignore_errors=True)  # of an earlier run in this folder: hosts would resume from it
+def host_command(host: Host, checkout: Path, output: Path, paths: dict[str, str]) -> list[str]:
     on_cpu = "--use_cpu True" if hasattr(TrainingArguments, "use_cpu") else "--no_cuda True"
     flags = f"{COMMON_FLAGS} {host.flags}".format(output=output, repo=HERE.parents[1], on_cpu=on_cpu, **paths).split()
-    command = [sys.executable, str(checkout / host.entry), *flags, *ARMS[arm]]
-    recording = {}
-    if arm == "baseline":
-        shutil.rmtree(batches_of(work), ignore_errors=True)
-        batches_of(work).mkdir()
-        recording["HOST_BATCHES"] = str(batches_of(work))
+    return [sys.executable, str(checkout / host.entry), *flags]
+
+
+def run(command: list[str], log: Path, work: Path, variables: dict[str, str], name: str) -> str:
+    """Run a command in the folder of towers, with its output in a log; returns what it printed.
+
+    Raises:
+        Failed: it did not end well.
+    """
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={
+        env=variables,
+        cwd=work / "parts" / "tower",
+        timeout=1800,
+        check=False,
+    )
+    log.write_text(done.stdout, encoding="utf-8")
+    if done.returncode:
+        raise Failed(f"{name}: exit code {done.returncode}\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def train(host: Host, checkout: Path, work: Path, paths: dict[str, str], arm: str) -> Path:
+    """One run of the entry script; returns its output folder, named as the kind that hosts read from a path."""
+    folder = work / arm.replace(" ", "-")
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run: hosts would resume from it
+    output = folder / host.llm
+    recording = {}
+    if arm == "baseline":
+        shutil.rmtree(batches_of(work), ignore_errors=True)
+        batches_of(work).mkdir()
+        recording["HOST_BATCHES"] = str(batches_of(work))
+    told = run(
+        [*host_command(host, checkout, output, paths), *ARMS[arm]],
+        work / f"{folder.name}.log",
+        work,
+        {
             **environment(host, checkout, scratch_folder(work), paths),
             **process_group(host.process_group),
             **recording,
         },
-        cwd=work / "parts" / "tower",
-        timeout=1200,
-        check=False,
+        arm,
     )
-    (work / f"{output.name}.log").write_text(done.stdout, encoding="utf-8")
-    if done.returncode:
-        raise Failed(f"{arm}: exit code {done.returncode}\n{done.stdout[-3000:]}")
-    if "tokenization mismatch" in done.stdout:
-        raise Failed(f"{arm}: the host reports a tokenization mismatch, see {work}/{output.name}.log")
+    if "tokenization mismatch" in told:
+        raise Failed(f"{arm}: the host reports a tokenization mismatch, see {work}/{folder.name}.log")
     return output
 
 
-def conformance(name: str, host: Host, checkout: Path, work: Path, paths: dict[str, str]) -> str:
-    """The conformance kit on the host's classes, in the host's environment; returns what it printed."""
+def conformance(name: str, host: Host, checkout: Path, work: Path, paths: dict[str, str]) -> list[str]:
+    """The conformance kit on the host's classes, in the host's environment; returns a line for each."""
     listed = work / "parts.json"
     listed.write_text(json.dumps(paths), encoding="utf-8")
-    done = subprocess.run(
+    told = run(
         [sys.executable, str(HERE / "conformance.py"), name, str(listed)],
-        capture_output=True,
-        text=True,
-        env={**environment(host, checkout, scratch_folder(work), paths), **process_group(True)},
-        cwd=work / "parts" / "tower",
-        timeout=1200,
-        check=False,
+        work / "conformance.log",
+        work,
+        {**environment(host, checkout, scratch_folder(work), paths), **process_group(True)},
+        "conformance kit",
     )
-    (work / "conformance.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-    lines = done.stdout.splitlines()
-    told = "\n".join(f"    {line.removeprefix(REPORT)}" for line in lines if line.startswith(REPORT))
-    if done.returncode:
-        raise Failed(f"conformance kit:\n{told}\n{done.stderr[-1500:]}")
-    return told
+    return [line.removeprefix(REPORT) for line in told.splitlines() if line.startswith(REPORT)]
 
 
-def probed(host: Host, checkout: Path, work: Path, paths: dict[str, str], outputs: dict[str, Path]) -> str:
-    """The probe on the baseline and VISTA, in the host's environment and without a process group, as a user runs it."""
-    settings = work / "probe.json"
-    settings.write_text(
-        json.dumps(
-            {
-                "checkpoints": [str(outputs["baseline"]), str(outputs["vista"])],
-                "training": str(batches_of(work)),
-                "data": paths["data"],
-                "images": paths["images"],
-                "output": str(work / "probe"),
-                "template": host.template,
-                "base": paths["llm"] if host.adds_to_base else None,
-                "layers": parts.LAYERS,
-            }
-        ),
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        [sys.executable, str(HERE / "probe.py"), str(settings)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(host, checkout, scratch_folder(work), paths),
-        cwd=work / "parts" / "tower",
-        timeout=1200,
-        check=False,
-    )
-    (work / "probe.log").write_text(done.stdout, encoding="utf-8")
-    told = [line.removeprefix(probe.REPORT) for line in done.stdout.splitlines() if line.startswith(probe.REPORT)]
-    if done.returncode or not told:
-        raise Failed(f"probe: {' '.join(told) or done.stdout[-3000:]}")
-    return told[0]
+def probed(host: Host, checkout: Path, work: Path, paths: dict[str, str], trained: Path) -> str:
+    """What VISTA's training saved, measured in the host's own script; returns the figures."""
+    if host.no_probe:
+        return f"not run: {host.no_probe}"
+    output, unwanted = work / "probe", work / "probe-output" / host.llm
+    for folder in (output, unwanted.parent):
+        shutil.rmtree(folder, ignore_errors=True)
+    command = [
+        *(sys.executable, "-m", "llava_vista.cli", "probe", "--output", str(output)),
+        *("--batches", str(probe.ALL_BATCHES), "--", *host_command(host, checkout, unwanted, paths)),
+        *host.trained.format(trained=trained).split(),
+    ]
+    variables = {**environment(host, checkout, scratch_folder(work), paths), **process_group(host.process_group)}
+    try:
+        run(command, work / "probe.log", work, variables, "probe")
+    except Failed:
+        refused = re.search(r"ProbeError: (.*)", (work / "probe.log").read_text(encoding="utf-8"))
+        if refused is None:
+            raise
+        return f"refused: {refused[1].partition(': ')[0]}"
+    if saved(unwanted):
+        raise Failed(f"probe: the script saved weights to {unwanted}")
+    return probe.figures(output, batches_of(work))
 
 
 def records(output: Path) -> list[dict[str, Any]]:
@@ -201,7 +204,27 @@ def equal(left: State, right: State) -> bool:
     return all(torch.equal(value, right[file][key]) for file, tensors in left.items() for key, value in tensors.items())
 
 
-def check(logs: dict[str, list[dict[str, Any]]], states: dict[str, State]) -> str:
+class Figures(NamedTuple):
+    """Of the three trainings: logged steps, aligned samples, VISTA's first and last record, saved keys."""
+
+    steps: int
+    aligned: int
+    first: dict[str, Any]
+    last: dict[str, Any]
+    keys: int
+
+    def __str__(self) -> str:
+        last = self.last
+        same = "loss, gradient norm and saved weights" if "grad_norm" in last else "loss and saved weights"
+        return (
+            f"{self.steps} steps, {self.aligned} aligned samples, vista {self.first['vista_loss']:.4f} -> "
+            f"{last['vista_loss']:.4f}, last loss {last['loss']:.4f} = ce {last['ce_loss']:.4f} + vista "
+            f"{last['vista_loss']:.4f}; weight 0: {same} bit-identical to the baseline; "
+            f"{self.keys} saved keys, the baseline's"
+        )
+
+
+def check(logs: dict[str, list[dict[str, Any]]], states: dict[str, State]) -> Figures:
     """Raise Failed unless everything holds that VISTA promises; returns the figures."""
     keys = {arm: {file: sorted(tensors) for file, tensors in state.items()} for arm, state in states.items()}
     count = sum(len(names) for names in keys["baseline"].values())
@@ -238,14 +261,7 @@ def check(logs: dict[str, list[dict[str, Any]]], states: dict[str, State]) -> st
     if equal(states["baseline"], states["vista"]):
         raise Failed("VISTA changed no weight: its term did not reach the gradients")
     with_term = [record for record in logs["vista"] if "vista_loss" in record]
-    first, last = with_term[0], with_term[-1]
-    same = "loss, gradient norm and saved weights" if "grad_norm" in last else "loss and saved weights"
-    return (
-        f"{len(logs['vista'])} steps, {aligned} aligned samples, vista {first['vista_loss']:.4f} -> "
-        f"{last['vista_loss']:.4f}, last loss {last['loss']:.4f} = ce {last['ce_loss']:.4f} + vista "
-        f"{last['vista_loss']:.4f}; weight 0: {same} bit-identical to the baseline; "
-        f"{count} saved keys, the baseline's"
-    )
+    return Figures(len(logs["vista"]), aligned, with_term[0], with_term[-1], count)
 
 
 def main() -> int:
@@ -262,8 +278,16 @@ def main() -> int:
         host = replace(host, **host.variants[arguments.variant])
     checkout = arguments.checkout.resolve()
     work = (arguments.work or Path(tempfile.mkdtemp(prefix=f"host-{host.package}-"))).resolve()
-    title = f"{arguments.name}{f' ({arguments.variant})' if arguments.variant else ''} {commit_of(checkout)}"
-    title += f", transformers {metadata.version('transformers')}, {host.entry}"
+    result: dict[str, Any] = {
+        "host": arguments.name,
+        "variant": arguments.variant,
+        "commit": commit_of(checkout),
+        "transformers": metadata.version("transformers"),
+        "entry": host.entry,
+        "fixes": [FIXES[name][1] for name in host.fixes],
+    }
+    title = f"{arguments.name}{f' ({arguments.variant})' if arguments.variant else ''} {result['commit']}"
+    title += f", transformers {result['transformers']}, {host.entry}"
     print(f"{title}: everything goes to {work}", flush=True)
     if host.process_group:
         print("  started with a process group of one, as a launcher gives it")
@@ -283,17 +307,22 @@ def main() -> int:
             {arm: records(output) for arm, output in outputs.items()},
             {arm: saved(output) for arm, output in outputs.items()},
         )
+        result["training"] = figures._asdict()
         if not arguments.no_conformance:
             print("  conformance kit on the host's classes:", flush=True)
-            print(conformance(arguments.name, host, checkout, work, paths))
+            result["kit"] = conformance(arguments.name, host, checkout, work, paths)
+            print(*(f"    {line}" for line in result["kit"]), sep="\n")
         if arguments.probe:
-            print("  llava-vista probe on baseline and vista:", flush=True)
-            print(f"    {probed(host, checkout, work, paths, outputs)}")
+            print("  llava-vista probe in the host's script, on what VISTA's training saved:", flush=True)
+            result["probe"] = probed(host, checkout, work, paths, outputs["vista"])
+            print(f"    {result['probe']}")
     except Failed as error:
+        result["error"] = str(error)
         print(f"FAILED {title}: {error}")
-        return 1
-    print(f"OK {title}: {figures}")
-    return 0
+    else:
+        print(f"OK {title}: {figures}")
+    (work / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return 1 if "error" in result else 0
 
 
 if __name__ == "__main__":
