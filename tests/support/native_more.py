@@ -46,6 +46,8 @@ TINY: dict[str, Any] = {
         "linear_num_value_heads swa_num_attention_heads swa_num_key_value_heads linear_num_heads index_n_heads "
         "num_sliding_attention_heads top_k_experts indexer_n_heads".split(), 2,
     ),
+    **dict.fromkeys("dropout hidden_dropout_prob attention_probs_dropout_prob projector_dropout drop_path_rate".split(), 0.0),
+    "initializer_range": 0.05,
     **dict.fromkeys("n_group topk_group n_shared_experts first_k_dense_replace".split(), 1),
     **dict.fromkeys("vocab_size".split(), VOCABULARY + 4), "max_position_embeddings": 256, "sliding_window": 64,
     "window_size": 16, "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0],
@@ -104,7 +106,7 @@ def build(name: str) -> torch.nn.Module:
 def batch(name: str, images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     sheet = SHEETS[name]
     if not isinstance(sheet.image, Part):
-        return sheet.image(images, seed)
+        return accepted(name, sheet.image(images, seed))
     inputs = {**rows(sheet.image.block, images, seed), **sheet.image.make(sum(images), seed)}
     if sheet.video and 0 in images:
         inputs |= with_videos(inputs, images, sheet.video.block) | sheet.video.make(images.count(0), seed + 1)
@@ -148,6 +150,28 @@ def docling_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
 
 
 
+def minicpm_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    """Patches of all images side by side in one image."""
+    count = sum(images)
+    sizes = torch.tensor([[4, 4]] * count)
+    inputs = rows([IMAGE] * 4, images, seed)
+    kinds = (inputs["input_ids"] == IMAGE).int()
+    return {
+        **inputs, "pixel_values": pixels(seed, 1, 3, 4, count * 64), "target_sizes": sizes, "mm_token_type_ids": kinds,
+    }  # fmt: skip
+
+
+def blip_video_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    """A video of two frames for each image."""
+    ids = torch.tensor([[5, 6, 7]] * sum(images))
+    return {**rows([VIDEO] * 8, images, seed), "pixel_values": pixels(seed, sum(images), 2, 3, 16, 16), "qformer_input_ids": ids}
+
+
+def pi0_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
+    inputs = docling_batch(images, seed)
+    return {**rows([IMAGE] * 16, images, seed), "pixel_values": inputs["pixel_values"], "pixel_attention_mask": inputs["pixel_attention_mask"], "state": pixels(seed, len(images), 32), "actions": pixels(seed, len(images), 50, 32)}
+
+
 def sound(length: int) -> Part:
     """A spectrogram of so many frames, two rows long after the encoder."""
     return Part([65, AUDIO, AUDIO, 66], {"input_features": (1, 8, length), "feature_attention_mask": [[1] * length]})
@@ -156,16 +180,30 @@ def sound(length: int) -> Part:
 OMNI = {"vision_start_token_id": START, "audio_start_token_id": 65, "audio_end_token_id": 66}
 IMAGE_TOKEN = "<image>"
 SAM = {"image_size": 64, "global_attn_indexes": [1], "window_size": 2, "output_channels": 8, "downsample_channels": [8, 8]}
+HYBRID = {"layer_types": ["linear_attention", "full_attention"], "rope_parameters": {**MROPE, "mrope_interleaved": True}}
+RESNET = {"model_type": "resnet", "hidden_size": 32, "embedding_size": 8, "hidden_sizes": [8, 32], "depths": [1, 1], "layer_type": "basic"}
+BLIP = {
+    "image_token_index": IMAGE, "num_query_tokens": 4, "image_text_hidden_size": 16,
+    "text_config": {"ffn_dim": 32, "word_embed_proj_dim": 32, "pad_token_id": 0},
+    "qformer_config": {"encoder_hidden_size": 32},
+}  # fmt: skip
+MINICPM = {
+    "image_token_id": IMAGE, "video_token_id": VIDEO, "insert_layer_id": 0, "text_config": HYBRID,
+    "vision_config": {"insert_layer_id": 0}, "downsample_mode": "4x",
+}  # fmt: skip
+NEMOTRON = {
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"], "ssm_state_size": 8, "mamba_num_heads": 2,
+    "mamba_head_dim": 16, "n_groups": 1, "expand": 1, "moe_shared_expert_intermediate_size": 16,
+}  # fmt: skip
 XY = [[[x, y] for y in range(4) for x in range(4)]]
 TINY_VQ = {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "latent_channels": 8, "embed_dim": 8}
 SIZES = {"image_sizes": [[16, 16]]}
-HYBRID = {"layer_types": ["linear_attention", "full_attention"], "rope_parameters": {**MROPE, "mrope_interleaved": True}}
 GLM = {"text_config": {"rope_parameters": MROPE}}
 NO_HEAD = {"vision_config": {"vision_use_head": False}}
 LLAMA = {"text_config": {"model_type": "llama"}}
 
 SHEETS: dict[str, Sheet] = {
-    name if name.endswith(("LM", "Text", "V3")) else f"{name}ForConditionalGeneration": sheet for name, sheet in {
+    name if "For" in name or name.endswith("V3") else f"{name}ForConditionalGeneration": sheet for name, sheet in {
         "Qwen3VLMoe": Sheet({"text_config": {"rope_parameters": MROPE}}, GRID, VIDEO_GRID),
         "Qwen3_5": Sheet({"text_config": HYBRID}, GRID, VIDEO_GRID),
         "Qwen3_5Moe": Sheet({"text_config": HYBRID}, GRID, VIDEO_GRID),
@@ -179,8 +217,8 @@ SHEETS: dict[str, Sheet] = {
         "CohereCompass": Sheet({"text_config": {"layer_types": ["sliding_attention", "full_attention"], "rope_parameters": {"sliding_attention": MROPE, "full_attention": MROPE}}}, GRID, VIDEO_GRID),
         "Ernie4_5_VLMoe": Sheet({"text_config": {"moe_intermediate_size": [16, 16], "moe_k": 2, "rope_parameters": {**MROPE, "mrope_section": [3, 3, 2]}}}, patches(16, 48, image_grid_thw=[[1, 4, 4]])),
         "Exaone4_5_": Sheet({}, GRID, VIDEO_GRID),
-        "HYV4VL": Sheet({"text_config": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]}}}, patches(16, 48, image_grid_thw=[[1, 4, 4]])),
-        "HunYuanVL": Sheet({"text_config": {"head_dim": 16}}, patches(16, 48, image_grid_thw=[[1, 4, 4]])),
+        "HYV4VL": Sheet({"text_config": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]}}}, Part([START, *[IMAGE] * 6, END], {"pixel_values": (16, 48), "image_grid_thw": [[1, 4, 4]]})),
+        "HunYuanVL": Sheet({"text_config": {"head_dim": 16, "rope_parameters": MROPE}}, Part([IMAGE] * 8, {"pixel_values": (16, 48), "image_grid_thw": [[1, 4, 4]]})),
         "HyperCLOVAXVisionV2": Sheet({}, GRID, VIDEO_GRID),
         "Kimi_K25": Sheet({"text_config": {"head_dim": 8}}, patches(16, 3, 4, 4, image_grid_thw=[[1, 4, 4]])),
         "Lfm3Vl": Sheet({"text_config": {"layer_types": ["conv", "full_attention"]}, "vision_config": {"layer_types": ["conv", "full_attention"]}}, GRID, VIDEO_GRID),
@@ -189,9 +227,9 @@ SHEETS: dict[str, Sheet] = {
         "MuseSpark": Sheet({"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [8, 8, 8, 8]}}, GRID, VIDEO_GRID),
         "PaddleOCRVL": Sheet({"text_config": {"rope_parameters": MROPE}}, patches(16, 3, 4, 4, image_grid_thw=[[1, 4, 4]])),
         "VideoLlama3": Sheet({}, patches(16, 48, image_grid_thw=[[1, 4, 4]], image_merge_sizes=[2])),
-        "Inkling2": Sheet({}, Part([IMAGE] * 4, {"pixel_values": (4, 8, 8, 3), "image_grid_thw": [[1, 2, 2]]})),
-        "Inkling2Loop": Sheet({}, Part([IMAGE] * 4, {"pixel_values": (4, 8, 8, 3), "image_grid_thw": [[1, 2, 2]]})),
-        "Dots3Note": Sheet({"text_config": {"num_key_value_heads": 2, "head_dim": 16, "layer_types": ["indexed_attention", "full_attention"]}}, GRID, VIDEO_GRID),
+        "Inkling2": Sheet({"text_config": {"unpadded_vocab_size": 68}}, Part([IMAGE] * 4, {"pixel_values": (4, 8, 8, 3), "image_grid_thw": [[1, 2, 2]]})),
+        "Inkling2Loop": Sheet({"text_config": {"unpadded_vocab_size": 68}}, Part([IMAGE] * 4, {"pixel_values": (4, 8, 8, 3), "image_grid_thw": [[1, 2, 2]]})),
+        "Dots3Note": Sheet({"text_config": {"num_key_value_heads": 2, "layer_types": ["indexed_attention", "indexed_attention"]}}, GRID, VIDEO_GRID),
         "Qwen2_5OmniThinker": Sheet({"text_config": {"rope_parameters": MROPE}, **OMNI}, GRID, VIDEO_GRID, sound(8)),
         "Qwen3OmniMoeThinker": Sheet({"text_config": {"rope_parameters": MROPE}, **OMNI}, GRID, VIDEO_GRID, sound(16)),
         "Aria": Sheet({"projector_patch_to_query_dict": {16: 4}}, flat(4)),
@@ -208,23 +246,30 @@ SHEETS: dict[str, Sheet] = {
         "QianfanOCR": Sheet({}, flat(4)),
         "Lfm2Vl": Sheet({"text_config": {"layer_types": ["conv", "full_attention"]}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "spatial_shapes": [[4, 4]], "pixel_attention_mask": [[1] * 16]})),
         "VideoLlava": Sheet({}, flat(), Part([VIDEO] * 34, {"pixel_values_videos": (1, 2, 3, 16, 16)})),
-        "PerceptionLM": Sheet({}, flat(4)),
+        "PerceptionLM": Sheet({"vision_config": {"model_type": "clip_vision_model", "model_args": {"embed_dim": 32}}}, flat(pixel_values=(1, 1, 3, 16, 16))),
         "Chameleon": Sheet({"vocabulary_map": {IMAGE_TOKEN: IMAGE, **{f"IMGIMG{chr(65 + code)}Z": 68 + code for code in range(10)}}, "vocab_size": 84, "vq_config": {**TINY_VQ, "resolution": 16, "num_embeddings": 10}}, flat(256)),
         "Emu3": Sheet({"vocabulary_map": {IMAGE_TOKEN: IMAGE, "<|extra_200|>": 67, **{f"<|visual token {code:06}|>": 68 + code for code in range(16)}}, "text_config": {"vocab_size": 84, "attention_dropout": 0.0}, "vq_config": {**TINY_VQ, "codebook_size": 16, "attn_resolutions": [1]}}, flat(272, **SIZES)),
         "Gemma3n": Sheet({}, flat(4)),
+        "Blip2": Sheet(BLIP, flat(4)),
+        "InstructBlip": Sheet(BLIP, flat(4, qformer_input_ids=[[5, 6, 7]])),
+        "InstructBlipVideo": Sheet(BLIP | {"video_token_index": VIDEO}, blip_video_batch),
+        "MiniCPMOcr": Sheet(MINICPM, minicpm_batch),
+        "MiniCPMV4_6": Sheet(MINICPM, minicpm_batch),
+        "MiniCPMV4_7": Sheet(MINICPM, minicpm_batch),
+        "NemotronH_Omni_Reasoning_V3": Sheet({"image_token_id": IMAGE, "vision_hidden_size": 32, "text_config": NEMOTRON, "vision_config": {"max_img_size": 16, "video_temporal_patch_size": 2}}, Part([START, *[IMAGE] * 4, END], {"pixel_values": (16, 48), "image_grid_hw": [[4, 4]]})),
         "Gemma4": Sheet({"text_config": {"global_head_dim": 16, "vocab_size_per_layer_input": 68, "hidden_size_per_layer_input": 8}, "vision_config": {"model_type": "gemma4_vision", "pooling_kernel_size": 2, "position_embedding_size": 16}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_position_ids": XY})),
         "FuyuForCausalLM": Sheet({}, fuyu_batch),
         "Molmo2": Sheet({"image_patch_id": IMAGE, "vision_config": {"image_size": [16, 16]}, "adapter_config": {"vision_feature_layer": [-1, -2]}, "text_config": {"additional_vocab_size": 8}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]], "image_grids": [[2, 2, 0, 0]], "image_num_crops": [1]})),
         "Step3p7": Sheet({"text_config": {"sliding_window": 64}}, flat(1)),
         "GraniteDocling": Sheet({"vision_config": {"scale_factor": 2}}, docling_batch),
-        "Granite4Vision": Sheet({"downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1, 1, 1, 1], "image_grid_pinpoints": [[16, 16]], "vision_feature_select_strategy": "full"}, flat(4, **SIZES)),
+        "Granite4Vision": Sheet({"qformer_config": {"hidden_size": 32}, "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1, 1, 1, 1], "image_grid_pinpoints": [[16, 16]], "vision_feature_select_strategy": "default"}, flat(10, pixel_values=(1, 2, 3, 16, 16), **SIZES)),
         "Inkling": Sheet({}, Part([IMAGE] * 4, {"pixel_values": (4, 2, 4, 4, 3)}), None, Part([AUDIO] * 4, {"audio_input_ids": [[[1] * 80] * 4]})),
-        "PI0": Sheet({}, flat(16, state=(1, 32), actions=(1, 50, 32))),
-        "DeepseekOcr2": Sheet({"vision_config": {"sam_config": SAM, "encoder_config": {}}, "text_config": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"]}}, Part([IMAGE] * 145, {"pixel_values": (1, 3, 64, 64)})),
-        "UnlimitedOcr": Sheet({"vision_config": {"sam_config": {**SAM, "downsample_channels": [8, 32]}, "encoder_config": {}}}, Part([IMAGE] * 145, {"pixel_values": (1, 3, 64, 64)})),
+        "PI0": Sheet({}, pi0_batch),
+        "DeepseekOcr2": Sheet({"vision_config": {"sam_config": {**SAM, "downsample_channels": [8, 32]}, "encoder_config": {}}, "text_config": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"]}}, Part([IMAGE] * 145, {"pixel_values": (1, 3, 64, 64)})),
+        "UnlimitedOcr": Sheet({"vision_config": {"sam_config": {**SAM, "downsample_channels": [8, 32]}, "encoder_config": {}}}, Part([IMAGE] * 21, {"pixel_values": (1, 3, 64, 64)})),
         "Apertus1p5": Sheet({"image_token_offset": 68, "audio_token_offset": 84, "text_config": {"vocab_size": 128}, "vision_config": {**TINY_VQ, "embed_dim": 8, "codebook_size": 16, "resolution": 16, "attn_resolutions": [1]}, "audio_config": {"codebook_size": 16, "hidden_size": 512}}, flat(256, **SIZES)),
         "Gemma4Unified": Sheet({"text_config": {"global_head_dim": 16}, "vision_config": {"model_type": "gemma4_unified_vision", "pooling_kernel_size": 2, "mm_embed_dim": 32, "mm_posemb_size": 16, "output_proj_dims": 32}}, Part([IMAGE] * 16, {"pixel_values": (1, 16, 192), "image_position_ids": XY})),
-        "FastVlm": Sheet({}, flat(4)),
+        "FastVlm": Sheet({"vision_config": RESNET}, flat(4)),
     }.items()
 }  # fmt: skip
 MORE = {
