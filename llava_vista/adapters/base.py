@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -224,6 +225,7 @@ def find_adapter(model: nn.Module) -> Found:
             "align."
         )
     _refuse_other_sequences(found[0].module)
+    _refuse_merging_decoders(*found[0])
     return found[0]
 
 
@@ -244,6 +246,22 @@ def _refuse_other_sequences(model: nn.Module) -> None:
     raise UnsupportedModelError(
         f"{type(model).__name__} {reason}, and VISTA needs both in the decoder's. Train it without VISTA."
     )
+
+
+def _refuse_merging_decoders(adapter: Adapter, model: nn.Module) -> None:
+    """Refuse models whose decoder itself replaces placeholders by image features (Chameleon).
+
+    Raises:
+        UnsupportedModelError: so it does: no module receives the merged embeddings.
+    """
+    if adapter.merges(model):
+        return
+    decoder = adapter.decoder(model)
+    if "pixel_values" in inspect.signature(decoder.forward).parameters:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} merges images inside its decoder {type(decoder).__name__}, and VISTA reads the "
+            "merged embeddings on their way into a decoder. Train it without VISTA."
+        )
 
 
 def _claims(model: nn.Module, adapters: list[Adapter]) -> list[Found]:

@@ -97,7 +97,7 @@ class FirstBatchCheck:
         image = embeds.detach()[layout.image].float()  # (N, d)
         if not len(image):
             return
-        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], torch.cat([rows, *_tables(kept)]) * scale)
+        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], torch.cat([rows, *_tables(kept, wanted)]) * scale)
         if fraction > 0.5:
             raise LayoutError(
                 f"{self.name}: {fraction:.0%} of the image positions of the first batch hold rows of the embedding "
@@ -135,9 +135,13 @@ def _sample(at: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([at[each[:: max(1, len(each) // SAMPLED)]], at[:: max(1, len(at) // SAMPLED)]])
 
 
-def _tables(kept: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Return some of the rows that the table gave for any token, placeholders too."""
-    return [rows[:: max(1, len(rows) // SAMPLED)].float() for _, rows in kept]
+def _tables(kept: list[tuple[Tensor, Tensor]], wanted: Tensor) -> list[Tensor]:
+    """Return some of the rows that the table gave for any token beside text tokens ``wanted``, placeholders too.
+
+    Hosts whose images are tokens of a codebook (Emu3) look them up in the same table, apart from the text.
+    """
+    text = [rows for ids, rows in kept if bool(torch.isin(ids, wanted).any())]
+    return [rows[:: max(1, len(rows) // SAMPLED)].float() for rows in text]
 
 
 def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> float | None:

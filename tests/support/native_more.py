@@ -6,9 +6,12 @@ A configuration is the class's own, made small by `TINY`; a sheet has what is sp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import transformers
@@ -25,7 +28,7 @@ TINY: dict[str, Any] = {
         "projector_hidden_size projection_hidden_size projection_hidden_dim text_hidden_size mlp_dim "
         "dense_intermediate_size shared_intermediate_size alignment_intermediate_size vision_output_dim "
         "projector_input_dim projector_output_dim intermediate_size_mlp encoder_hidden_size adapter_in_dim "
-        "adapter_out_dim projection_intermediate_size moe_hidden_size".split(), 32,
+        "adapter_out_dim projection_intermediate_size moe_hidden_size downsample_hidden_size".split(), 32,
     ),
     **dict.fromkeys(
         "moe_intermediate_size shared_expert_intermediate_size shared_experts_intermediate_size share_expert_dim "
@@ -70,10 +73,12 @@ class Part(NamedTuple):
     inputs: dict[str, tuple[int, ...] | list]
 
     def make(self, count: int, seed: int) -> dict[str, torch.Tensor]:
-        return {
-            name: pixels(seed, count * value[0], *value[1:]) if isinstance(value, tuple) else torch.tensor(value * count)
-            for name, value in self.inputs.items()
-        }
+        made = {}
+        for name, value in self.inputs.items():
+            if isinstance(value, tuple):
+                value = pixels(seed, count * value[0], *value[1:])
+            made[name] = torch.tensor(value * count) if isinstance(value, list) else value
+        return made
 
 
 class Sheet(NamedTuple):
@@ -98,9 +103,35 @@ def tiny(config: Any, special: dict[str, Any]) -> Any:
     return type(config)(**{**values, **{key: value for key, value in special.items() if key not in parts}})
 
 
+class Tower(torch.nn.Module):
+    """Stands for a vision tower of timm, which needs torchvision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 32, 8, 8)
+
+    def forward(self, pixel_values: torch.Tensor, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.conv(pixel_values))
+
+
+@contextmanager
+def without_timm() -> Iterator[None]:
+    module, auto = transformers.models.gemma3n.modeling_gemma3n, transformers.AutoModel
+
+    def from_config(config: Any) -> torch.nn.Module:
+        return Tower() if "architecture" in vars(config) else auto.from_config(config)
+
+    with mock.patch.object(module, "AutoModel", SimpleNamespace(from_config=from_config)):
+        yield
+
+
 def build(name: str) -> torch.nn.Module:
     cls = getattr(transformers, name)
-    return fill_newline(cls(tiny(cls.config_class(), SHEETS[name].config)))
+    config = tiny(cls.config_class(), SHEETS[name].config)
+    if name.startswith("Llama4"):  # its forward reads what its decoder's output has not
+        transformers.modeling_outputs.MoeCausalLMOutputWithPast.image_outputs = None
+    with without_timm() if name.startswith("Gemma3n") else nullcontext():
+        return fill_newline(cls(config))
 
 
 def batch(name: str, images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
@@ -154,7 +185,7 @@ def minicpm_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     """Patches of all images side by side in one image."""
     count = sum(images)
     sizes = torch.tensor([[4, 4]] * count)
-    inputs = rows([IMAGE] * 4, images, seed)
+    inputs = rows([START, *[IMAGE] * 4, END], images, seed)
     kinds = (inputs["input_ids"] == IMAGE).int()
     return {
         **inputs, "pixel_values": pixels(seed, 1, 3, 4, count * 64), "target_sizes": sizes, "mm_token_type_ids": kinds,
@@ -215,21 +246,21 @@ SHEETS: dict[str, Sheet] = {
         "Cosmos3Omni": Sheet({"text_config": {"rope_parameters": MROPE}}, GRID, VIDEO_GRID),
         "Cosmos3Edge": Sheet({"text_config": {"rope_parameters": MROPE}}, patches(16, 48, image_grid_thw=[[1, 4, 4]])),
         "CohereCompass": Sheet({"text_config": {"layer_types": ["sliding_attention", "full_attention"], "rope_parameters": {"sliding_attention": MROPE, "full_attention": MROPE}}}, GRID, VIDEO_GRID),
-        "Ernie4_5_VLMoe": Sheet({"text_config": {"moe_intermediate_size": [16, 16], "moe_k": 2, "rope_parameters": {**MROPE, "mrope_section": [3, 3, 2]}}}, patches(16, 48, image_grid_thw=[[1, 4, 4]])),
+        "Ernie4_5_VLMoe": Sheet({"text_config": {"moe_intermediate_size": [16, 16], "moe_k": 2, "rope_parameters": {**MROPE, "mrope_section": [3, 3, 2]}}}, patches(16, 48, image_grid_thw=[[1, 4, 4]]), Part([START, *[VIDEO] * 4, END], {"pixel_values_videos": (32, 48), "video_grid_thw": [[2, 4, 4]]})),
         "Exaone4_5_": Sheet({}, GRID, VIDEO_GRID),
-        "HYV4VL": Sheet({"text_config": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]}}}, Part([START, *[IMAGE] * 6, END], {"pixel_values": (16, 48), "image_grid_thw": [[1, 4, 4]]})),
-        "HunYuanVL": Sheet({"text_config": {"head_dim": 16, "rope_parameters": MROPE}}, Part([IMAGE] * 8, {"pixel_values": (16, 48), "image_grid_thw": [[1, 4, 4]]})),
+        "HYV4VL": Sheet({"text_config": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]}}, "vision_config": {"max_image_size": 16}}, Part([START, *[IMAGE] * 6, END], {"pixel_values": (16, 48), "image_grid_thw": [[1, 4, 4]]})),
+        "HunYuanVL": Sheet({"text_config": {"head_dim": 16, "rope_parameters": MROPE}, "vision_config": {"max_image_size": 16}}, Part([START, *[IMAGE] * 8, END], {"pixel_values": (16, 48), "image_grid_thw": [[1, 4, 4]]})),
         "HyperCLOVAXVisionV2": Sheet({}, GRID, VIDEO_GRID),
-        "Kimi_K25": Sheet({"text_config": {"head_dim": 8}}, patches(16, 3, 4, 4, image_grid_thw=[[1, 4, 4]])),
+        "Kimi_K25": Sheet({"text_config": {"head_dim": 8}}, patches(16, 3, 4, 4, image_grid_thw=[[1, 4, 4]]), Part([VIDEO] * 4, {"pixel_values_videos": (16, 3, 4, 4), "video_grid_thw": [[1, 4, 4]]})),
         "Lfm3Vl": Sheet({"text_config": {"layer_types": ["conv", "full_attention"]}, "vision_config": {"layer_types": ["conv", "full_attention"]}}, GRID, VIDEO_GRID),
         "MiniMaxM3Sparse": Sheet({}, GRID, VIDEO_GRID),
         "MuseGlimmer": Sheet({"out_hidden_size": 128}, GRID, VIDEO_GRID),
         "MuseSpark": Sheet({"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [8, 8, 8, 8]}}, GRID, VIDEO_GRID),
         "PaddleOCRVL": Sheet({"text_config": {"rope_parameters": MROPE}}, patches(16, 3, 4, 4, image_grid_thw=[[1, 4, 4]])),
-        "VideoLlama3": Sheet({}, patches(16, 48, image_grid_thw=[[1, 4, 4]], image_merge_sizes=[2])),
+        "VideoLlama3": Sheet({}, patches(16, 48, image_grid_thw=[[1, 4, 4]], image_merge_sizes=[2]), Part([VIDEO] * 4, {"pixel_values_videos": (16, 48), "video_grid_thw": [[1, 4, 4]], "video_merge_sizes": [2], "video_compression_mask": [True] * 4})),
         "Inkling2": Sheet({"text_config": {"unpadded_vocab_size": 68}}, Part([IMAGE] * 4, {"pixel_values": (4, 8, 8, 3), "image_grid_thw": [[1, 2, 2]]})),
         "Inkling2Loop": Sheet({"text_config": {"unpadded_vocab_size": 68}}, Part([IMAGE] * 4, {"pixel_values": (4, 8, 8, 3), "image_grid_thw": [[1, 2, 2]]})),
-        "Dots3Note": Sheet({"text_config": {"num_key_value_heads": 2, "layer_types": ["indexed_attention", "indexed_attention"]}}, GRID, VIDEO_GRID),
+        "Dots3Note": Sheet({"vision_config": {"mlp_layer_types": ["dense", "sparse"]}, "audio_config": {"adapter_input_size": 32}}, patches(16, 48, image_grid_thw=[[1, 4, 4]])),
         "Qwen2_5OmniThinker": Sheet({"text_config": {"rope_parameters": MROPE}, **OMNI}, GRID, VIDEO_GRID, sound(8)),
         "Qwen3OmniMoeThinker": Sheet({"text_config": {"rope_parameters": MROPE}, **OMNI}, GRID, VIDEO_GRID, sound(16)),
         "Aria": Sheet({"projector_patch_to_query_dict": {16: 4}}, flat(4)),
@@ -249,7 +280,7 @@ SHEETS: dict[str, Sheet] = {
         "PerceptionLM": Sheet({"vision_config": {"model_type": "clip_vision_model", "model_args": {"embed_dim": 32}}}, flat(pixel_values=(1, 1, 3, 16, 16))),
         "Chameleon": Sheet({"vocabulary_map": {IMAGE_TOKEN: IMAGE, **{f"IMGIMG{chr(65 + code)}Z": 68 + code for code in range(10)}}, "vocab_size": 84, "vq_config": {**TINY_VQ, "resolution": 16, "num_embeddings": 10}}, flat(256)),
         "Emu3": Sheet({"vocabulary_map": {IMAGE_TOKEN: IMAGE, "<|extra_200|>": 67, **{f"<|visual token {code:06}|>": 68 + code for code in range(16)}}, "text_config": {"vocab_size": 84, "attention_dropout": 0.0}, "vq_config": {**TINY_VQ, "codebook_size": 16, "attn_resolutions": [1]}}, flat(272, **SIZES)),
-        "Gemma3n": Sheet({}, flat(4)),
+        "Gemma3n": Sheet({"text_config": {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0, 0.0], "intermediate_size": [32, 32], "laurel_rank": 4, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8}, "vision_config": {"vocab_size": 2, "vocab_offset": 68}, "audio_config": {"vocab_size": 2, "vocab_offset": 70}, "vision_soft_tokens_per_image": 4}, flat(4)),
         "Blip2": Sheet(BLIP, flat(4)),
         "InstructBlip": Sheet(BLIP, flat(4, qformer_input_ids=[[5, 6, 7]])),
         "InstructBlipVideo": Sheet(BLIP | {"video_token_index": VIDEO}, blip_video_batch),
@@ -257,13 +288,14 @@ SHEETS: dict[str, Sheet] = {
         "MiniCPMV4_6": Sheet(MINICPM, minicpm_batch),
         "MiniCPMV4_7": Sheet(MINICPM, minicpm_batch),
         "NemotronH_Omni_Reasoning_V3": Sheet({"image_token_id": IMAGE, "vision_hidden_size": 32, "text_config": NEMOTRON, "vision_config": {"max_img_size": 16, "video_temporal_patch_size": 2}}, Part([START, *[IMAGE] * 4, END], {"pixel_values": (16, 48), "image_grid_hw": [[4, 4]]})),
-        "Gemma4": Sheet({"text_config": {"global_head_dim": 16, "vocab_size_per_layer_input": 68, "hidden_size_per_layer_input": 8}, "vision_config": {"model_type": "gemma4_vision", "pooling_kernel_size": 2, "position_embedding_size": 16}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_position_ids": XY})),
+        "DiffusionGemmaForBlockDiffusion": Sheet({"text_config": {"global_head_dim": 16, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}, "vision_config": {"model_type": "gemma4_vision", "pooling_kernel_size": 2, "position_embedding_size": 16}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_position_ids": XY})),
+        "Gemma4": Sheet({"text_config": {"global_head_dim": 16, "vocab_size_per_layer_input": 68, "hidden_size_per_layer_input": 8}, "vision_config": {"model_type": "gemma4_vision", "pooling_kernel_size": 2, "position_embedding_size": 16}, "audio_config": {"model_type": "gemma4_audio", "output_proj_dims": 32}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_position_ids": XY}), Part([VIDEO] * 4, {"pixel_values_videos": (1, 16, 48), "video_position_ids": XY, "num_frames_per_video": [1]}), Part([AUDIO] * 2, {"input_features": (1, 8, 128), "input_features_mask": [[True] * 8]})),
         "FuyuForCausalLM": Sheet({}, fuyu_batch),
-        "Molmo2": Sheet({"image_patch_id": IMAGE, "vision_config": {"image_size": [16, 16]}, "adapter_config": {"vision_feature_layer": [-1, -2]}, "text_config": {"additional_vocab_size": 8}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]], "image_grids": [[2, 2, 0, 0]], "image_num_crops": [1]})),
+        "Molmo2": Sheet({"image_patch_id": IMAGE, "vision_config": {"image_size": [16, 16]}, "adapter_config": {"vision_feature_layer": [-1, -2], "initializer_range": 0.5}, "text_config": {"additional_vocab_size": 8}}, Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]], "image_grids": [[2, 2, 0, 0]], "image_num_crops": [1]})),
         "Step3p7": Sheet({"text_config": {"sliding_window": 64}}, flat(1)),
         "GraniteDocling": Sheet({"vision_config": {"scale_factor": 2}}, docling_batch),
-        "Granite4Vision": Sheet({"qformer_config": {"hidden_size": 32}, "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1, 1, 1, 1], "image_grid_pinpoints": [[16, 16]], "vision_feature_select_strategy": "default"}, flat(10, pixel_values=(1, 2, 3, 16, 16), **SIZES)),
-        "Inkling": Sheet({}, Part([IMAGE] * 4, {"pixel_values": (4, 2, 4, 4, 3)}), None, Part([AUDIO] * 4, {"audio_input_ids": [[[1] * 80] * 4]})),
+        "Granite4Vision": Sheet({"vision_config": {"hidden_size": 64}, "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1, 1, 1, 1], "image_grid_pinpoints": [[16, 16]], "vision_feature_select_strategy": "default"}, flat(10, pixel_values=(1, 2, 3, 16, 16), **SIZES)),
+        "Inkling": Sheet({"vision_config": {"n_layers": 4}}, Part([IMAGE] * 4, {"pixel_values": (4, 2, 4, 4, 3)}), None, Part([AUDIO] * 4, {"audio_input_ids": [[[1] * 80] * 4]})),
         "PI0": Sheet({}, pi0_batch),
         "DeepseekOcr2": Sheet({"vision_config": {"sam_config": {**SAM, "downsample_channels": [8, 32]}, "encoder_config": {}}, "text_config": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"]}}, Part([IMAGE] * 145, {"pixel_values": (1, 3, 64, 64)})),
         "UnlimitedOcr": Sheet({"vision_config": {"sam_config": {**SAM, "downsample_channels": [8, 32]}, "encoder_config": {}}}, Part([IMAGE] * 21, {"pixel_values": (1, 3, 64, 64)})),
