@@ -225,7 +225,7 @@ def find_adapter(model: nn.Module) -> Found:
             "align."
         )
     _refuse_other_sequences(found[0].module)
-    _refuse_merging_decoders(*found[0])
+    _refuse_other_decoders(*found[0])
     return found[0]
 
 
@@ -248,20 +248,28 @@ def _refuse_other_sequences(model: nn.Module) -> None:
     )
 
 
-def _refuse_merging_decoders(adapter: Adapter, model: nn.Module) -> None:
-    """Refuse models whose decoder itself replaces placeholders by image features (Chameleon).
+def _refuse_other_decoders(adapter: Adapter, model: nn.Module) -> None:
+    """Refuse models without a merge method whose decoder is not the module that receives the merged embeddings.
 
     Raises:
-        UnsupportedModelError: so it does: no module receives the merged embeddings.
+        UnsupportedModelError: the host names another decoder (DiffusionGemma), or its decoder merges by itself (Chameleon).
     """
     if adapter.merges(model):
         return
     decoder = adapter.decoder(model)
-    if "pixel_values" in inspect.signature(decoder.forward).parameters:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} merges images inside its decoder {type(decoder).__name__}, and VISTA reads the "
-            "merged embeddings on their way into a decoder. Train it without VISTA."
-        )
+    try:
+        own = model.get_decoder()  # type: ignore[operator]
+    except AttributeError:  # also what some versions of the host raise inside
+        own = decoder
+    if all(module is not decoder for module in own.modules()):
+        reason = f"embeds text and images for {type(decoder).__name__}, but answers with {type(own).__name__}"
+    elif "pixel_values" in inspect.signature(decoder.forward).parameters:
+        reason = f"merges images inside its decoder {type(decoder).__name__}, which gets no merged embeddings"
+    else:
+        return
+    raise UnsupportedModelError(
+        f"{type(model).__name__} {reason}; VISTA needs both in one decoder's input. Train it without VISTA."
+    )
 
 
 def _claims(model: nn.Module, adapters: list[Adapter]) -> list[Found]:
