@@ -252,7 +252,7 @@ def _refuse_other_decoders(adapter: Adapter, model: nn.Module) -> None:
     """Refuse models without a merge method whose decoder is not the module that receives the merged embeddings.
 
     Raises:
-        UnsupportedModelError: the host names another decoder (DiffusionGemma), or its decoder merges by itself (Chameleon).
+        UnsupportedModelError: the host names another decoder (DiffusionGemma), or its decoder merges (Chameleon).
     """
     if adapter.merges(model):
         return

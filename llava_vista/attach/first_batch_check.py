@@ -97,7 +97,8 @@ class FirstBatchCheck:
         image = embeds.detach()[layout.image].float()  # (N, d)
         if not len(image):
             return
-        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], torch.cat([rows, *_tables(kept, wanted)]) * scale)
+        table = torch.cat([rows, *_tables(kept, wanted)])
+        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], table * scale)
         if fraction > 0.5:
             raise LayoutError(
                 f"{self.name}: {fraction:.0%} of the image positions of the first batch hold rows of the embedding "

@@ -58,7 +58,9 @@ def run_kit(name: str) -> Row:
         outcomes = check_adapter(family.build, family.batch, skip=SKIP.get(name, ()))
     except ConformanceError as error:
         return Row(name, "wrong", adapter, seen, one_line(error, 600))
-    skipped = [f"{outcome.check} skipped ({shorten(outcome.words)})" for outcome in outcomes if outcome.result == "skipped"]
+    skipped = [
+        f"{outcome.check} skipped ({shorten(outcome.words)})" for outcome in outcomes if outcome.result == "skipped"
+    ]
     return Row(name, "exact", adapter, seen, "; ".join([*NOTES.get(name, "").splitlines(), *skipped]))
 
 
@@ -110,12 +112,13 @@ def write(path: Path, rows: list[Row]) -> None:
         "",
         "Written by `native_classes.py`.",
         "",
-        "- *exact*: a tiny model passed the conformance kit, whose loops compute the term independently. *seen*: what its",
-        "  batch held. A check is skipped where the class cannot pass it without VISTA either.",
+        "- *exact*: a tiny model passed the conformance kit, whose loops compute the term on their own.",
+        "  *seen*: what its batch held. A check is skipped where the class cannot pass it, without VISTA too.",
         "- *wrong*: it attached, and a check failed.",
-        "- *refused*: by `attach()`, before any step, in these words. *No adapter recognises* a class whose configuration",
-        "  names no image token: its images are not in the decoder's sequence at all, or enter by other arguments.",
-        "- *not run*: it attaches, and nothing more is known. *cannot be built*: here, for the reason that is given.",
+        "- *refused*: by `attach()`, before any step, in these words. *No adapter recognises* a class whose",
+        "  configuration names no image token: images are not in its decoder's sequence, or enter by other arguments.",
+        "- *not run*: it attaches, and nothing more is known.",
+        "- *cannot be built*: here, for the reason that is given.",
         "",
         f"{counts}.",
         "",

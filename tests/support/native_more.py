@@ -14,13 +14,36 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import native_batches
 import torch
 import transformers
-from native_models import (
-    END, IMAGE, IMAGES, PAD, START, VIDEO, Family, accepted, fill_newline, idefics3_batch, pixels, rows, with_videos,
+from native_batches import (
+    AUDIO,
+    END,
+    IMAGE,
+    IMAGES,
+    NEWLINE,
+    PAD,
+    START,
+    VIDEO,
+    VIDEO_END,
+    VIDEO_START,
+    Family,
+    Part,
+    accepted,
+    by_row,
+    fill_newline,
+    film,
+    flat,
+    grid,
+    idefics3_batch,
+    rows,
+    side_by_side,
+    sound,
+    with_videos,
 )  # fmt: skip
 
-AUDIO, VIDEO_START, VIDEO_END, NEWLINE, VOCABULARY = 64, 65, 66, 67, 68
+VOCABULARY = native_batches.VOCABULARY + 4
 #: Sizes under the names that configurations use. Each part of a configuration takes those that it has.
 TINY: dict[str, Any] = {name: size for size, names in {
     64: "sliding_window",
@@ -30,8 +53,8 @@ TINY: dict[str, Any] = {name: size for size, names in {
         "projector_output_dim intermediate_size_mlp encoder_hidden_size adapter_in_dim adapter_input_size "
         "projection_intermediate_size moe_hidden_size downsample_hidden_size vision_hidden_size",
     16: "moe_intermediate_size shared_expert_intermediate_size shared_experts_intermediate_size share_expert_dim "
-        "head_dim swa_head_dim v_head_dim image_size num_position_embeddings num_patches index_head_dim linear_head_dim "
-        "num_image_tokens window_size max_image_size max_img_size moe_shared_expert_intermediate_size",
+        "head_dim swa_head_dim v_head_dim image_size num_position_embeddings num_patches index_head_dim window_size "
+        "linear_head_dim num_image_tokens max_image_size max_img_size moe_shared_expert_intermediate_size",
     8: "kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim linear_key_head_dim linear_value_head_dim d_rel "
        "num_mel_bins hc_lowrank",
     4: "patch_size num_experts num_local_experts n_routed_experts moe_num_experts pos_emb_height pos_emb_width "
@@ -52,25 +75,6 @@ TINY |= {f"{name}_token_{suffix}": token for suffix in ("id", "index") for name,
     "image_end": END, "video_start": VIDEO_START, "video_end": VIDEO_END, "boi": START, "eoi": END, "pad": PAD,
     "bos": 1, "eos": 2,
 }.items()}  # fmt: skip
-
-
-class Part(NamedTuple):
-    """A modality: the tokens of one image, and its inputs by name (a shape of random numbers, or a list of values).
-
-    The first dimension is multiplied by the number of images.
-    """
-
-    block: list[int]
-    inputs: dict[str, tuple[int, ...] | list]
-
-    def make(self, count: int, seed: int) -> dict[str, torch.Tensor]:
-        made = {}
-        for name, value in self.inputs.items():
-            if isinstance(value, tuple):
-                made[name] = pixels(seed, count * value[0], *value[1:])
-            else:
-                made[name] = torch.tensor(value * count)
-        return made
 
 
 class Sheet(NamedTuple):
@@ -153,52 +157,15 @@ def batch(name: str, images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
     return accepted(name, {"mm_token_type_ids": kinds, "token_type_ids": (ids == IMAGE).long(), **inputs})
 
 
-# Images of 16x16, or of 4x4 patches, which most classes merge 2x2.
-
-
-def flat(count: int = 16, **inputs: Any) -> Part:
-    """Whole images, which become so many rows each."""
-    return Part([IMAGE] * count, {"pixel_values": (1, 3, 16, 16), **inputs})
-
-
-def grid(*shape: int, count: int = 4, **inputs: Any) -> Part:
-    """Patches of images, which become so many rows each."""
-    values = {"pixel_values": shape, "image_grid_thw": [[1, 4, 4]], **inputs}
-    return Part([START, *[IMAGE] * count, END], values)
-
-
-def film(*shape: int, **inputs: Any) -> Part:
-    """Patches of videos of one grid."""
-    values = {"pixel_values_videos": shape, "video_grid_thw": [[1, 4, 4]], "video_second_per_grid": [1.0], **inputs}
-    return Part([START, *[VIDEO] * 4, END], values)
-
-
-def sound(length: int) -> Part:
-    """A spectrogram of so many frames, which becomes two rows."""
-    values = {"input_features": (1, 8, length), "feature_attention_mask": [[1] * length]}
-    return Part([VIDEO_START, AUDIO, AUDIO, VIDEO_END], values)
-
-
-def by_row(images: tuple[int, ...] = IMAGES, seed: int = 0, count: int = 4) -> dict:
-    """Images by row, with a mask of those that are none, and what a robot does."""
-    inputs = {**idefics3_batch(images, seed), **rows([IMAGE] * count, images, seed)}
-    real = torch.arange(max(images))[None] < torch.tensor(images)[:, None]
-    state, actions = pixels(seed, len(images), 32), pixels(seed, len(images), 50, 32)
-    return {**inputs, "pixel_attention_mask": real, "state": state, "actions": actions}
-
-
-def side_by_side(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
-    """Patches of all images in one."""
-    sizes, values = torch.tensor([[4, 4]] * sum(images)), pixels(seed, 1, 3, 4, sum(images) * 64)
-    return {**rows(GRID.block, images, seed), "pixel_values": values, "target_sizes": sizes}
-
-
 GRID, FILM = grid(16, 96), film(16, 96)
 SIZES = {"image_sizes": [[16, 16]]}
 QUESTION = {"qformer_input_ids": [[5, 6, 7]]}
 XY = [[[x, y] for y in range(4) for x in range(4)]]
-PLACES = Part([IMAGE] * 4, {"pixel_values": (1, 16, 48), "image_position_ids": XY})
-FRAMES = Part([VIDEO] * 4, {"pixel_values_videos": (1, 16, 48), "video_position_ids": XY, "num_frames_per_video": [1]})
+PLACES = flat(4, pixel_values=(1, 16, 48), image_position_ids=XY)
+FRAMES = Part(
+    [START, *[VIDEO] * 4, END],
+    {"pixel_values_videos": (1, 16, 48), "video_position_ids": XY, "num_frames_per_video": [1]},
+)
 # Parts of configurations
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
 TEXT = {"text_config": {"rope_parameters": MROPE}}
@@ -277,8 +244,8 @@ SHEETS: dict[str, Sheet] = {
                 "activation_sparsity_pattern": [0.0, 0.0], "intermediate_size": [32, 32],
                 "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64,
             },
-            "vision_config": {"vocab_size": 2, "vocab_offset": 68}, "vision_soft_tokens_per_image": 4,
-            "audio_config": {"vocab_size": 2, "vocab_offset": 70},
+            "vision_config": {"vocab_size": 4, "vocab_offset": IMAGE}, "vision_soft_tokens_per_image": 4,
+            "audio_config": {"vocab_size": 4, "vocab_offset": AUDIO},
         }, flat(4)),
         "Gemma4": Sheet(
             {**GEMMA4, "audio_config": {"model_type": "gemma4_audio", "output_proj_dims": 32}}, PLACES, FRAMES,
@@ -330,7 +297,7 @@ SHEETS: dict[str, Sheet] = {
         "Molmo2": Sheet({
             "image_patch_id": IMAGE, "vision_config": {"image_size": [16, 16]},
             "adapter_config": {"vision_feature_layer": [-1, -2], "initializer_range": 0.5},
-            "text_config": {"additional_vocab_size": 8},
+            "text_config": {"vocab_size": 60, "additional_vocab_size": 8},
         }, flat(4, pixel_values=(1, 16, 48), image_grids=[[2, 2, 0, 0]], image_num_crops=[1], image_token_pooling=[
             [0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])),
         "MuseGlimmer": Sheet({"out_hidden_size": 128}, GRID, FILM),
