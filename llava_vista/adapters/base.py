@@ -217,6 +217,7 @@ def find_adapter(model: nn.Module) -> Found:
             f"{', '.join(type(item.module).__name__ for item in found)}. Attach to the one that is trained."
         )
     if not found:
+        _refuse_other_sequences(model)
         bases = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__[:3]]
         broken = "".join(f" Not loaded: {name} ({why})." for name, why in (_broken_entry_points or {}).items())
         raise UnsupportedModelError(
@@ -230,7 +231,7 @@ def find_adapter(model: nn.Module) -> Found:
 
 
 def _refuse_other_sequences(model: nn.Module) -> None:
-    """Refuse models whose decoder has no image rows in its sequence, as their configuration says.
+    """Refuse models whose decoder has no image rows in its sequence, as their configuration says; known or not.
 
     Raises:
         UnsupportedModelError: an encoder-decoder, or images enter by cross attention.

@@ -49,7 +49,7 @@ class Ovis2(Native):
 
 @register_adapter("transformers-gemma3n")
 class Gemma3n(Native):
-    """As `Native`. Tokens from the vision model's offset on, such as the end of an image, get embeddings of the towers."""
+    """As `Native`. Tokens from the vision tower's offset on, such as the end of an image, get embeddings of a tower."""
 
     classes = _names("gemma3n", "Gemma3nForConditionalGeneration")
 

@@ -22,8 +22,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from native_models import FAMILIES, IMAGE, VIDEO  # noqa: E402
-from native_more import AUDIO, MORE, NOTES, SKIP  # noqa: E402
+from native_batches import AUDIO, IMAGE, VIDEO, misread_rows  # noqa: E402
+from native_models import FAMILIES  # noqa: E402
+from native_more import MORE, NOTES, SKIP  # noqa: E402
 
 from llava_vista import VistaError, attach  # noqa: E402
 from llava_vista.adapters import find_adapter  # noqa: E402
@@ -58,6 +59,9 @@ def run_kit(name: str) -> Row:
         outcomes = check_adapter(family.build, family.batch, skip=SKIP.get(name, ()))
     except ConformanceError as error:
         return Row(name, "wrong", adapter, seen, one_line(error, 600))
+    misread = misread_rows(family)
+    if misread:
+        return Row(name, "wrong", adapter, seen, f"{misread} positions are taken for image rows, or are not")
     skipped = [
         f"{outcome.check} skipped ({shorten(outcome.words)})" for outcome in outcomes if outcome.result == "skipped"
     ]
@@ -77,7 +81,7 @@ def attach_default(name: str) -> Row:
     try:
         handle = attach(model)
     except VistaError as error:
-        return Row(name, "refused", words=one_line(error))
+        return Row(name, "refused", words="; ".join([one_line(error), *NOTES.get(name, "").splitlines()]))
     words = f"no tiny model: {handle.observer.describe_layout()}"
     handle.detach()
     return Row(name, "not run", handle.adapter.name, words=words)
@@ -112,8 +116,9 @@ def write(path: Path, rows: list[Row]) -> None:
         "",
         "Written by `native_classes.py`.",
         "",
-        "- *exact*: a tiny model passed the conformance kit, whose loops compute the term on their own.",
-        "  *seen*: what its batch held. A check is skipped where the class cannot pass it, without VISTA too.",
+        "- *exact*: a tiny model passed the conformance kit, whose loops compute the term on their own, and its image",
+        "  rows are the image and video tokens of the batch. *seen*: what the batch held. A check is skipped where",
+        "  the class cannot pass it, without VISTA too.",
         "- *wrong*: it attached, and a check failed.",
         "- *refused*: by `attach()`, before any step, in these words. *No adapter recognises* a class whose",
         "  configuration names no image token: images are not in its decoder's sequence, or enter by other arguments.",

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from llava_vista.attach.observation import Observer, Recorder
+
 PAD, IMAGE, VIDEO, START, END, VOCABULARY = 0, 60, 61, 62, 63, 64
 #: Of `native_more` only; its models know four tokens more.
 AUDIO, VIDEO_START, VIDEO_END, NEWLINE = 64, 65, 66, 67
@@ -102,6 +104,17 @@ class Part(NamedTuple):
             else:
                 made[name] = torch.tensor(value * count)
         return made
+
+
+def misread_rows(family: Family) -> int:
+    """Return at how many positions VISTA's image rows are not those of the batch's image and video tokens."""
+    model, inputs, recorder = family.build().train(), family.batch(), Recorder()
+    ids = inputs["input_ids"].clone()
+    observer = Observer(model, recorder)
+    model(**inputs)
+    observer.remove()
+    assert recorder.last is not None and recorder.last.layout is not None
+    return int((recorder.last.layout.image != (ids == IMAGE) | (ids == VIDEO)).sum())
 
 
 # Images of 16x16, or of 4x4 patches, which most classes merge 2x2.

@@ -62,7 +62,7 @@ TINY: dict[str, Any] = {name: size for size, names in {
     2: "num_hidden_layers num_attention_heads num_key_value_heads depth num_heads encoder_layers index_n_heads "
        "encoder_attention_heads spatial_merge_size temporal_patch_size num_experts_per_tok linear_num_key_heads "
        "linear_num_value_heads linear_num_heads swa_num_attention_heads swa_num_key_value_heads "
-       "num_sliding_attention_heads",
+       "num_sliding_attention_heads conf_num_hidden_layers conf_num_attention_heads",
     1: "n_group topk_group n_shared_experts first_k_dense_replace",
     0.0: "dropout hidden_dropout_prob attention_probs_dropout_prob projector_dropout drop_path_rate attention_dropout",
 }.items() for name in names.split()}  # fmt: skip
@@ -86,11 +86,18 @@ class Sheet(NamedTuple):
     audio: Part | None = None
 
 
-#: What a table should say about the models of some classes.
-NOTES = {f"{name}ForConditionalGeneration": words for name, words in {
+#: What a table should say about some classes.
+NOTES = {name if "For" in name else f"{name}ForConditionalGeneration": words for name, words in {
+    "Blip": "images enter by cross attention",
+    "EvollaForProteinText2Text": "proteins instead of images, by cross attention",
     "FastVlm": "with a ResNet in the place of timm's tower",
     "Gemma3n": "with a convolution in the place of timm's tower",
+    "GitForCausalLM": "images are put in front of the ids, without tokens for them",
+    "IdeficsForVisionText2Text": "images enter by cross attention",
+    "Kosmos2": "a mask among the inputs says where images are",
+    "Kosmos2_5": "a mask among the inputs says where images are",
     "Llama4": "with the attribute that 5.24's own forward misses in its decoder's output",
+    "Mistral4ForCausalLM": "a language model",
     "PerceptionLM": "with a CLIP tower in the place of timm's",
 }.items()}  # fmt: skip
 #: Checks of the kit that a class cannot pass: Granite4Vision adds its image features behind the decoder's input.
@@ -158,7 +165,9 @@ def batch(name: str, images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
 
 
 GRID, FILM = grid(16, 96), film(16, 96)
+MEL = Part([AUDIO] * 2, {"input_features": (1, 8, 128), "input_features_mask": [[True] * 8]})
 SIZES = {"image_sizes": [[16, 16]]}
+SMALL = flat(16, pixel_values=(1, 3, 4, 4), image_sizes=[[4, 4]])
 QUESTION = {"qformer_input_ids": [[5, 6, 7]]}
 XY = [[[x, y] for y in range(4) for x in range(4)]]
 PLACES = flat(4, pixel_values=(1, 16, 48), image_position_ids=XY)
@@ -203,14 +212,14 @@ SHEETS: dict[str, Sheet] = {
         "Apertus1p5": Sheet({
             "image_token_offset": 68, "audio_token_offset": 84, "text_config": {"vocab_size": 128},
             "vision_config": {**VQ, "codebook_size": 16}, "audio_config": {"codebook_size": 16, "hidden_size": 512},
-        }, flat(256, **SIZES)),
+        }, SMALL, None, Part([AUDIO] * 2, {"input_values": (1, 1, 1200), "padding_mask": [[1] * 1200]})),
         "Aria": Sheet({"projector_patch_to_query_dict": {16: 4}}, flat(4)),
         "AyaVision": Sheet({}, flat(4)),
         "Blip2": Sheet(BLIP, flat(4)),
         "Chameleon": Sheet({
             "vocabulary_map": {"<image>": IMAGE, **{f"IMGIMG{chr(65 + at)}Z": code for at, code in enumerate(CODES)}},
             "vocab_size": 80, "vq_config": {**VQ, "num_embeddings": 10},
-        }, flat(256)),
+        }, SMALL),
         "Cohere2Vision": Sheet({}, flat(4)),
         "CohereCompass": Sheet({"text_config": {
             "layer_types": ["sliding_attention", "full_attention"],
@@ -226,12 +235,15 @@ SHEETS: dict[str, Sheet] = {
         "DiffusionGemmaForBlockDiffusion": Sheet({**GEMMA4, "text_config": {
             "global_head_dim": 16, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16,
         }}, PLACES),
-        "Dots3Note": Sheet({"vision_config": {"mlp_layer_types": ["dense", "sparse"]}}, grid(16, 48)),
+        "Dots3Note": Sheet(
+            {"vision_config": {"mlp_layer_types": ["dense", "sparse"]}}, grid(16, 48), None,
+            Part([AUDIO] * 2, {"input_features": (1, 128, 16), "chunk_sample_lengths": [2560]}),
+        ),
         "Emu3": Sheet({
             "vocabulary_map": {"<image>": IMAGE, "<|extra_200|>": NEWLINE, **{
                 f"<|visual token {at:06}|>": code for at, code in enumerate(CODES)}},
             "text_config": {"vocab_size": 80}, "vq_config": {**VQ, "codebook_size": 10},
-        }, flat(272, **SIZES)),
+        }, flat(20, pixel_values=(1, 3, 4, 4), image_sizes=[[4, 4]])),
         "Ernie4_5_VLMoe": Sheet({"text_config": {
             "moe_intermediate_size": [16, 16], "moe_k": 2, "rope_parameters": {**MROPE, "mrope_section": [3, 3, 2]},
         }}, grid(16, 48), film(32, 48, video_grid_thw=[[2, 4, 4]])),
@@ -245,11 +257,11 @@ SHEETS: dict[str, Sheet] = {
                 "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64,
             },
             "vision_config": {"vocab_size": 4, "vocab_offset": IMAGE}, "vision_soft_tokens_per_image": 4,
-            "audio_config": {"vocab_size": 4, "vocab_offset": AUDIO},
-        }, flat(4)),
+            "audio_config": {"vocab_size": 4, "vocab_offset": AUDIO}, "audio_soft_tokens_per_image": 2,
+        }, flat(4), None, MEL),
         "Gemma4": Sheet(
             {**GEMMA4, "audio_config": {"model_type": "gemma4_audio", "output_proj_dims": 32}}, PLACES, FRAMES,
-            Part([AUDIO] * 2, {"input_features": (1, 8, 128), "input_features_mask": [[True] * 8]}),
+            MEL,
         ),
         "Gemma4Unified": Sheet({"text_config": {"global_head_dim": 16}, "vision_config": {
             "model_type": "gemma4_unified_vision", "pooling_kernel_size": 2, "mm_embed_dim": 32, "mm_posemb_size": 16,
@@ -302,7 +314,9 @@ SHEETS: dict[str, Sheet] = {
             [0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])),
         "MuseGlimmer": Sheet({"out_hidden_size": 128}, GRID, FILM),
         "MuseSpark": Sheet(
-            {"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [8] * 4}}, GRID, FILM),
+            {"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [8] * 4}}, GRID, FILM,
+            Part([AUDIO] * 2, {"input_values": (1, 3840)}),
+        ),
         "NemotronH_Omni_Reasoning_V3": Sheet({
             "image_token_id": IMAGE, "vision_config": {"video_temporal_patch_size": 2}, "text_config": {
                 "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"], "ssm_state_size": 8,
