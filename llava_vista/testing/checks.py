@@ -264,8 +264,7 @@ def save_and_load(case: Case) -> None:
         reloaded = None
     else:
         try:
-            # Hosts load their vision tower later, or make it again: what a plain model comes back as counts.
-            reloaded = _reloaded_loss(case, model)
+            reloaded = _reloaded_loss(case, model)  # hosts load their vision tower later, or make it again
         except Exception as error:
             raise Skipped(f"the host's own model does not run after from_pretrained: {error}") from error
     handle = attach(model)
@@ -297,39 +296,29 @@ def gradient_checkpointing(case: Case) -> None:
     handle.detach()
     # Up to transformers 4.34, and in hosts that override it, the method takes no options.
     takes_options = bool(inspect.signature(model.gradient_checkpointing_enable).parameters)  # type: ignore[arg-type]
+
+    def checkpointed(reentrant: bool) -> nn.Module:
+        model = case.model()
+        model.gradient_checkpointing_enable(*([{"use_reentrant": reentrant}] if takes_options else []))  # type: ignore[operator]
+        if reentrant:
+            model.enable_input_require_grads()  # type: ignore[operator]
+        return model
+
     for reentrant in (False, True) if takes_options else (True,):
-        options = ({"use_reentrant": reentrant},) if takes_options else ()
-        model = _with_checkpointing(case, reentrant, options)
-        handle = attach(model)
         try:
-            checkpointed, found = case.gradients(model)
-        except Exception:
-            handle.detach()
-            _skip_where_it_fails_plainly(case, reentrant, options)
-            raise
+            case.gradients(checkpointed(reentrant))
+        except Exception as error:
+            raise Skipped(f"fails without VISTA: {error}") from error
+        model = checkpointed(reentrant)
+        handle = attach(model)
+        total, found = case.gradients(model)
         handle.detach()
         way = "reentrant" if reentrant else "not reentrant"
-        _close(checkpointed, loss, f"loss ({way})", 1e-6)
+        _close(total, loss, f"loss ({way})", 1e-6)
         largest = max(float(value.abs().max()) for value in plain.values())
         for name, value in found.items():
-            error = float((value - plain[name]).abs().max()) if name in plain else 0.0
-            _require(error <= 1e-5 * largest, f"gradient of {name} ({way}) off by {error:.2e}")
-
-
-def _with_checkpointing(case: Case, reentrant: bool, options: tuple[dict[str, bool], ...]) -> nn.Module:
-    model = case.model()
-    model.gradient_checkpointing_enable(*options)  # type: ignore[operator]
-    if reentrant:
-        model.enable_input_require_grads()  # type: ignore[operator]
-    return model
-
-
-def _skip_where_it_fails_plainly(case: Case, reentrant: bool, options: tuple[dict[str, bool], ...]) -> None:
-    """Raise Skipped if the host's own gradient checkpointing fails without VISTA."""
-    try:
-        case.gradients(_with_checkpointing(case, reentrant, options))
-    except Exception as error:
-        raise Skipped(f"fails without VISTA: {error}") from error
+            off = float((value - plain[name]).abs().max()) if name in plain else 0.0
+            _require(off <= 1e-5 * largest, f"gradient of {name} ({way}) off by {off:.2e}")
 
 
 @_check
