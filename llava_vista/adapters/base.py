@@ -253,15 +253,14 @@ def _refuse_other_decoders(adapter: Adapter, model: nn.Module) -> None:
     """Refuse models without a merge method whose decoder is not the module that receives the merged embeddings.
 
     Raises:
-        UnsupportedModelError: the host names another decoder (DiffusionGemma), or its decoder merges (Chameleon).
+        UnsupportedModelError: the answer has ids and a decoder of its own (DiffusionGemma), or the decoder merges by
+            itself (Chameleon).
     """
     if adapter.merges(model):
         return
     decoder = adapter.decoder(model)
-    try:
-        own = model.get_decoder()  # type: ignore[operator]
-    except AttributeError:  # also what some versions of the host raise inside
-        own = decoder
+    two_inputs = any(name.startswith("decoder_input") for name in inspect.signature(type(model).forward).parameters)
+    own = model.get_decoder() if two_inputs and hasattr(model, "get_decoder") else decoder  # type: ignore[operator]
     if all(module is not decoder for module in own.modules()):
         reason = f"embeds text and images for {type(decoder).__name__}, but answers with {type(own).__name__}"
     elif "pixel_values" in inspect.signature(decoder.forward).parameters:
