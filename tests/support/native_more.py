@@ -93,6 +93,7 @@ NOTES = {name if "For" in name else f"{name}ForConditionalGeneration": words for
     "FastVlm": "with a ResNet in the place of timm's tower",
     "Gemma3n": "with a convolution in the place of timm's tower",
     "GitForCausalLM": "images are put in front of the ids, without tokens for them",
+    "Granite4Vision": "image features are added inside the decoder",
     "IdeficsForVisionText2Text": "images enter by cross attention",
     "Kosmos2": "a mask among the inputs says where images are",
     "Kosmos2_5": "a mask among the inputs says where images are",
@@ -100,7 +101,7 @@ NOTES = {name if "For" in name else f"{name}ForConditionalGeneration": words for
     "Mistral4ForCausalLM": "a language model",
     "PerceptionLM": "with a CLIP tower in the place of timm's",
 }.items()}  # fmt: skip
-#: Checks of the kit that a class cannot pass: Granite4Vision adds its image features behind the decoder's input.
+#: Checks of the kit that a class cannot pass: the image rows that go into Granite4Vision's decoder are zeros.
 SKIP = {"Granite4VisionForConditionalGeneration": ("image_rows",)}
 
 
