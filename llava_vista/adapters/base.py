@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -216,6 +217,7 @@ def find_adapter(model: nn.Module) -> Found:
             f"{', '.join(type(item.module).__name__ for item in found)}. Attach to the one that is trained."
         )
     if not found:
+        _refuse_other_sequences(model)
         bases = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__[:3]]
         broken = "".join(f" Not loaded: {name} ({why})." for name, why in (_broken_entry_points or {}).items())
         raise UnsupportedModelError(
@@ -224,11 +226,12 @@ def find_adapter(model: nn.Module) -> Found:
             "align."
         )
     _refuse_other_sequences(found[0].module)
+    _refuse_other_decoders(*found[0])
     return found[0]
 
 
 def _refuse_other_sequences(model: nn.Module) -> None:
-    """Refuse models whose decoder has no image rows in its sequence, as their configuration says.
+    """Refuse models whose decoder has no image rows in its sequence, as their configuration says; known or not.
 
     Raises:
         UnsupportedModelError: an encoder-decoder, or images enter by cross attention.
@@ -243,6 +246,29 @@ def _refuse_other_sequences(model: nn.Module) -> None:
         return
     raise UnsupportedModelError(
         f"{type(model).__name__} {reason}, and VISTA needs both in the decoder's. Train it without VISTA."
+    )
+
+
+def _refuse_other_decoders(adapter: Adapter, model: nn.Module) -> None:
+    """Refuse models without a merge method whose decoder is not the module that receives the merged embeddings.
+
+    Raises:
+        UnsupportedModelError: the answer has ids and a decoder of its own (DiffusionGemma), or the decoder merges by
+            itself (Chameleon).
+    """
+    if adapter.merges(model):
+        return
+    decoder = adapter.decoder(model)
+    two_inputs = any(name.startswith("decoder_input") for name in inspect.signature(type(model).forward).parameters)
+    own = model.get_decoder() if two_inputs and hasattr(model, "get_decoder") else decoder  # type: ignore[operator]
+    if all(module is not decoder for module in own.modules()):
+        reason = f"embeds text and images for {type(decoder).__name__}, but answers with {type(own).__name__}"
+    elif "pixel_values" in inspect.signature(decoder.forward).parameters:
+        reason = f"merges images inside its decoder {type(decoder).__name__}, which gets no merged embeddings"
+    else:
+        return
+    raise UnsupportedModelError(
+        f"{type(model).__name__} {reason}; VISTA needs both in one decoder's input. Train it without VISTA."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from .base import Adapter, config_placeholder_ids, register_adapter
@@ -43,6 +45,18 @@ class Ovis2(Native):
     def other_ids(self, model: nn.Module) -> tuple[int, ...]:
         ids: list[int] = model.config.visual_indicator_token_ids  # type: ignore[assignment, union-attr]
         return tuple(ids)
+
+
+@register_adapter("transformers-gemma3n")
+class Gemma3n(Native):
+    """As `Native`. Tokens from the vision tower's offset on, such as the end of an image, get embeddings of a tower."""
+
+    classes = _names("gemma3n", "Gemma3nForConditionalGeneration")
+
+    def other_ids(self, model: nn.Module) -> tuple[int, ...]:
+        config: Any = model.config
+        special = [getattr(config, f"{name}_token_id") for name in ("boi", "eoi", "boa", "eoa", "audio")]
+        return tuple(token for token in special if token >= config.vision_config.vocab_offset)
 
 
 @register_adapter("transformers-llava")

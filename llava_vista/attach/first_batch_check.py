@@ -97,7 +97,8 @@ class FirstBatchCheck:
         image = embeds.detach()[layout.image].float()  # (N, d)
         if not len(image):
             return
-        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], torch.cat([rows, *_tables(kept)]) * scale)
+        table = torch.cat([rows, *_tables(kept, token_ids)])
+        fraction = _fraction_of_rows(image[:: max(1, len(image) // SAMPLED)], table * scale)
         if fraction > 0.5:
             raise LayoutError(
                 f"{self.name}: {fraction:.0%} of the image positions of the first batch hold rows of the embedding "
@@ -135,9 +136,13 @@ def _sample(at: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([at[each[:: max(1, len(each) // SAMPLED)]], at[:: max(1, len(at) // SAMPLED)]])
 
 
-def _tables(kept: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Return some of the rows that the table gave for any token, placeholders too."""
-    return [rows[:: max(1, len(rows) // SAMPLED)].float() for _, rows in kept]
+def _tables(kept: list[tuple[Tensor, Tensor]], token_ids: Tensor) -> list[Tensor]:
+    """Return some of the rows that the table gave for any token of the batch, placeholders too.
+
+    Hosts whose images are tokens of a codebook (Emu3) look those up in the same table, apart from the batch's own.
+    """
+    own = [rows for ids, rows in kept if bool(torch.isin(ids, token_ids).any())]
+    return [rows[:: max(1, len(rows) // SAMPLED)].float() for rows in own]
 
 
 def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from merging_host import Merging, Scattering, batch_for, config
+from merging_host import IMAGE_TOKEN, Merging, Scattering, batch_for, config
 from torch import nn
 from transformers import LlamaForCausalLM
 
@@ -19,7 +19,33 @@ def builder(cls: type) -> Callable[[], nn.Module]:
     return lambda: cls(config())
 
 
-@pytest.mark.parametrize("cls", [Merging, Scattering])
+class Codebook(Scattering):
+    """Images are tokens of a codebook, looked up in the same table, as Emu3's are."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.projector = Codes(self)
+
+
+class Codes(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.look_up = [model.get_input_embeddings]  # in a list, so that the model is no child of its own
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.look_up[0]()(IMAGE_TOKEN + 1 + images.argmax(dim=-1))
+
+
+class Capped(Scattering):
+    """Scales what its output layer reads, and caps the logits, as Inkling and Gemma do."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.lm_head.register_forward_pre_hook(lambda module, args: (args[0] / 3,))
+        self.lm_head.register_forward_hook(lambda module, args, logits: 2 * torch.tanh(logits / 2))
+
+
+@pytest.mark.parametrize("cls", [Merging, Scattering, Codebook, Capped])
 def test_unknown_models_that_do_as_known_ones(cls: type) -> None:
     model = cls(config())
     assert find_adapter(model).adapter.name == "generic"
@@ -187,6 +213,14 @@ class Forgetful(Scattering):
         self.projector = nn.Linear(3, config.hidden_size, bias=False)
 
 
+class SecondNorm(Scattering):
+    """Its output layer reads something else than its decoder returns."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.lm_head.register_forward_pre_hook(lambda module, args: (args[0].cumsum(dim=-1),))
+
+
 class Stubborn(Scattering):
     """Behaves differently once hooks are on its decoder."""
 
@@ -204,6 +238,7 @@ class Stubborn(Scattering):
         (Reordered, ["the merge method returned the text tokens of row"]),
         (Forgetful, ["image_rows: failed (an image position holds zeros"]),
         (NoFeatures, ["image_rows: failed (12 of 12 image positions hold an embedding of a token"]),
+        (SecondNorm, ["last_hidden_state: failed (input of the output layer: off by"]),
         (Stubborn, ["weight_zero: failed (loss", "term_in_loss_and_gradients: failed (loss: off by"]),
     ],
 )

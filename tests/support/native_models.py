@@ -7,15 +7,28 @@ row with two images. ``FAMILIES`` holds what this version of transformers has, 4
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import transformers
+from native_batches import (
+    END,
+    IGNORE,
+    IMAGE,
+    IMAGES,
+    PAD,
+    START,
+    VIDEO,
+    VOCABULARY,
+    Family,
+    accepted,
+    fill_newline,
+    idefics3_batch,
+    pixels,
+    rows,
+    with_videos,
+)  # fmt: skip
 
-PAD, IMAGE, VIDEO, START, END, VOCABULARY = 0, 60, 61, 62, 63, 64
-IGNORE = -100
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 256,
@@ -25,60 +38,13 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
     "patch_size": 4,
 }  # fmt: skip
-#: Images of the three rows.
-IMAGES = (1, 0, 2)
 LLAVA, VIP, NEXT, NEXT_VIDEO = (
     f"{name}ForConditionalGeneration" for name in ("Llava", "VipLlava", "LlavaNext", "LlavaNextVideo")
 )
 
 
-class Family(NamedTuple):
-    """build makes the model, the same every time (after seeding); batch the inputs of rows with so many images each."""
-
-    build: Callable[[], torch.nn.Module]
-    batch: Callable[..., dict]
-
-
-def rows(block: list[int], images: tuple[int, ...], seed: int, length: int = 8) -> dict[str, torch.Tensor]:
-    """Ids, mask and labels: text of ``length`` tokens (less in later rows) with ``block`` standing for each image."""
-    generator = torch.Generator().manual_seed(seed)
-    ids, labels = [], []
-    for row, count in enumerate(images):
-        text = torch.randint(3, 60, (length - row,), generator=generator)
-        tokens = torch.cat([text[:1], *[torch.tensor(block)] * count, text[1:]])
-        wanted = tokens.clone()
-        wanted[: 1 + len(block) * count + 2] = IGNORE
-        ids.append(tokens)
-        labels.append(wanted)
-    pad = torch.nn.utils.rnn.pad_sequence
-    padded = pad(ids, batch_first=True, padding_value=PAD)
-    return {
-        "input_ids": padded,
-        "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
-        "labels": pad(labels, batch_first=True, padding_value=IGNORE),
-    }
-
-
-def pixels(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def has(name: str) -> bool:
     return hasattr(transformers, name)
-
-
-def accepted(name: str, batch: dict) -> dict:
-    """Without the inputs that this version's forward does not know."""
-    known = inspect.signature(getattr(transformers, name).forward).parameters
-    return {key: value for key, value in batch.items() if key in known}
-
-
-def fill_newline(model: torch.nn.Module) -> torch.nn.Module:
-    """Up to 4.4x it is made by ``torch.empty``, and so may hold anything until a checkpoint is loaded."""
-    for name, value in model.named_parameters():
-        if name.endswith("image_newline"):
-            torch.nn.init.normal_(value, std=0.2)
-    return model
 
 
 def llama_text() -> object:
@@ -144,18 +110,6 @@ def llava_next_batch(images: tuple[int, ...] = IMAGES, seed: int = 0, legacy: bo
 def build_llava_next_video(legacy: bool = False) -> torch.nn.Module:
     options = {"video_seq_length": 8} if takes_expanded(NEXT_VIDEO) and not legacy else {}
     return build_llava_like(NEXT_VIDEO, legacy, image_grid_pinpoints=GRID, video_token_index=VIDEO, **options)
-
-
-def with_videos(inputs: dict, images: tuple[int, ...], block: list[int]) -> dict:
-    """``block`` in front of the rows that have no image, as much text in front of the others."""
-    without = torch.tensor([number == 0 for number in images])[:, None]
-    before = torch.where(without, torch.tensor(block)[None], 5)
-    ids, ones = inputs["input_ids"], torch.ones_like(before)
-    return {
-        "input_ids": torch.cat([ids[:, :1], before, ids[:, 1:]], dim=1),
-        "attention_mask": torch.cat([ones, inputs["attention_mask"]], dim=1),
-        "labels": torch.cat([IGNORE * ones, inputs["labels"]], dim=1),
-    }
 
 
 def llava_next_video_batch(images: tuple[int, ...] = IMAGES, seed: int = 0, legacy: bool = False) -> dict:
@@ -331,14 +285,6 @@ def build_idefics3(name: str) -> torch.nn.Module:
         image_token_id=IMAGE, scale_factor=2,
     )  # fmt: skip
     return cls(config)
-
-
-def idefics3_batch(images: tuple[int, ...] = IMAGES, seed: int = 0) -> dict:
-    """Images by row, filled up with black ones."""
-    values = torch.zeros(len(images), max(images), 3, 16, 16)
-    for row, count in enumerate(images):
-        values[row, :count] = pixels(seed + row, count, 3, 16, 16)
-    return {**rows([START, *[IMAGE] * 4, END], images, seed), "pixel_values": values}
 
 
 def build_ovis2() -> torch.nn.Module:
