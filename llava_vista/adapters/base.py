@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib import metadata
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
 
@@ -230,23 +230,34 @@ def find_adapter(model: nn.Module) -> Found:
     return found[0]
 
 
+def other_sequence(config: Any) -> str:
+    """Return why a model's decoder has no image rows in its sequence, as its configuration says; "" if it may have.
+
+    Args:
+        config: the configuration, or what stands in a checkpoint's config.json.
+    """
+
+    def says(one: Any, name: str) -> bool:
+        return bool(one.get(name) if isinstance(one, dict) else getattr(one, name, None))
+
+    text = config.get("text_config") if isinstance(config, dict) else getattr(config, "text_config", None)
+    if any(says(one, "is_encoder_decoder") for one in (config, text)):
+        return "is an encoder-decoder: images and answer are in different sequences"
+    if any(says(one, "cross_attention_layers") for one in (config, text)):
+        return "attends to images by cross attention: no position of its sequence is an image"
+    return ""
+
+
 def _refuse_other_sequences(model: nn.Module) -> None:
-    """Refuse models whose decoder has no image rows in its sequence, as their configuration says; known or not.
+    """Refuse models whose decoder has no image rows in its sequence, known or not.
 
     Raises:
-        UnsupportedModelError: an encoder-decoder, or images enter by cross attention.
+        UnsupportedModelError: see `other_sequence`.
     """
-    config = getattr(model, "config", None)
-    configs = (config, getattr(config, "text_config", None))
-    if any(getattr(one, "is_encoder_decoder", False) for one in configs):
-        reason = "is an encoder-decoder: images and answer are in different sequences"
-    elif any(getattr(one, "cross_attention_layers", None) for one in configs):
-        reason = "attends to images by cross attention: no position of its sequence is an image"
-    else:
-        return
-    raise UnsupportedModelError(
-        f"{type(model).__name__} {reason}, and VISTA needs both in the decoder's. Train it without VISTA."
-    )
+    if reason := other_sequence(getattr(model, "config", None)):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} {reason}, and VISTA needs both in the decoder's. Train it without VISTA."
+        )
 
 
 def _refuse_other_decoders(adapter: Adapter, model: nn.Module) -> None:

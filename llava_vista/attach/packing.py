@@ -30,8 +30,8 @@ def attended(signals: Mapping[str, Any], shape: torch.Size, device: torch.device
     Raises:
         LayoutError: the attention mask does not say.
     """
-    mask, lengths = _mask(signals), _lengths(signals)
-    if lengths is not None and (mask is None or mask.ndim == 1):
+    mask, lengths = _mask(signals), _lengths(signals, shape)
+    if lengths is not None and (mask is None or (mask.ndim < 3 and mask.shape != shape)):
         return (torch.arange(shape.numel(), device=device) < lengths[-1].to(device)).view(shape)
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
@@ -51,7 +51,7 @@ def sample_starts(signals: Mapping[str, Any], shape: torch.Size, device: torch.d
     What names the samples itself (cumulative lengths, sample numbers) decides alone. A mask and position ids add up:
     a sample begins where either says so.
     """
-    lengths = _lengths(signals)
+    lengths = _lengths(signals, shape)
     if lengths is not None:
         if len(lengths) <= 2:
             return None  # one sample
@@ -80,13 +80,16 @@ def _mask(signals: Mapping[str, Any]) -> Tensor | None:
     return mask
 
 
-def _lengths(signals: Mapping[str, Any]) -> Tensor | None:
+def _lengths(signals: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
     """Return the cumulative lengths of the samples (N + 1,), if the host passes them, also in the mask's place."""
     mask = _mask(signals)
     for lengths in (*(signals.get(name) for name in LENGTHS), mask):
         if isinstance(lengths, Tensor) and lengths.ndim == 1:
             return lengths
-    return None
+    # InternVL chat passes (1, N + 1). Read on the host, but only where the mask has another shape than the ids.
+    if mask is None or mask.ndim != 2 or len(mask) != 1 or mask.shape == shape:
+        return None
+    return mask[0] if mask[0, [0, -1]].tolist() == [0, shape.numel()] else None
 
 
 def _allowed(mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Is a falling VISTA loss about the image? Stage 2 with each estimator at weight 1, and observed.
+"""Is a falling VISTA loss about the image? Stage 2 with each estimator at weight 1, and observed (weight 0).
 
-Arms of a seed share scenes, stage 1 (cross-entropy alone) and the order of samples. Weight 0 is one training for all
-estimators. ``python scripts/experiment/margins.py`` writes MARGINS.md beside it.
+Arms of a seed share scenes, stage 1 (cross-entropy alone) and the order of samples. ``python margins.py`` writes
+MARGINS.md beside it.
 """
 
 from __future__ import annotations
@@ -14,87 +14,59 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import stages
 import torch
 from encode import Encoder
-from model import build_model, make_batch
-from prepare import Setup, prepare
-from settings import REDUCED, Run, Sizes
-
-from llava_vista import VistaConfig, attach
-from llava_vista.attach.observation import Recorder
-from llava_vista.objective.head import AlignmentHead
+from model import build_model
+from prepare import prepare
+from settings import REDUCED, Arm, Run, Sizes
+from stages import cosine_with_warmup, train_stage
 
 HERE = Path(__file__).resolve().parent
-METHODS = ("l2", "cosine", "infonce")
-#: Steps of stage 2, with LLaVA's own schedule.
-STEPS = 360
-#: Steps that the first and the last value are the mean of.
-WINDOW = 20
-#: By method and weight: loss, margin, own first and its chance of every step.
-Log = dict[tuple[str, int], list[list[float]]]
+ARMS = [Arm(method, weight) for method in ("l2", "cosine", "infonce") for weight in (1.0, 0.0)]
+#: Steps of stage 2, with LLaVA's own schedule, and of the first and the last value's mean.
+STEPS, WINDOW = 360, 20
+#: VISTA's metrics of every step, by arm.
+Logs = dict[Arm, list[dict[str, float]]]
 
 
-def finetune(model: Any, setup: Setup, run: Run, methods: Sequence[str], weight: int) -> Log:
-    """Train stage 2 with the first method, and measure the batches of every step with all of them."""
-    recorder, heads = Recorder(), {name: AlignmentHead(VistaConfig(method=name)) for name in methods}
-    handle = attach(model, VistaConfig(method=methods[0], weight=weight))
-    handle.observer.add_listener(recorder)
-    log: Log = {(name, weight): [] for name in methods}
-    rows = [Encoder(setup.tokenizer).v1(record) for record in setup.records["finetune"]]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=run.sizes.finetune_rate, weight_decay=0.0)
-    model.train()
-    for step, part in enumerate(stages.batches(rows, run.sizes.batch, run.seed)):
-        factor = stages.cosine_with_warmup(step, run.sizes.finetune_steps)
-        optimizer.param_groups[0]["lr"] = run.sizes.finetune_rate * factor
-        loss = model(**make_batch(part, setup.features, model)).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        seen: Any = recorder.last
-        with torch.no_grad():
-            for name, head in heads.items():
-                terms = head(seen.inputs_embeds, seen.last_hidden_state, seen.layout)
-                log[name, weight].append([float(value) for value in (terms.loss, *terms.own[:3])])
-    return log
-
-
-def train_seed(run: Run, work: Path) -> Log:
-    """Train stage 1 once, and stage 2 from there with each estimator and with none."""
-    setup = prepare(run, work)
+def train_seed(run: Run, work: Path) -> Logs:
+    """Train stage 1 once, and stage 2 from there with each arm."""
+    setup, logs = prepare(run, work), Logs()
+    encoder = Encoder(setup.tokenizer)
+    rows = {"pretrain": list(map(encoder.plain, setup.records["pretrain"])),
+            "finetune": list(map(encoder.v1, setup.records["finetune"]))}  # fmt: skip
     torch.manual_seed(run.seed)
-    model = build_model(setup)
-    rows = [Encoder(setup.tokenizer).plain(record) for record in setup.records["pretrain"]]
-    stages.train_stage(model, setup, run, rows, stages.cosine_with_warmup, lambda step: False, projector_only=True)
-    log: Log = {}
-    for methods, weight in (*(([name], 1) for name in METHODS), (METHODS, 0)):
-        log |= finetune(copy.deepcopy(model), setup, run, methods, weight)
-    return log
+    model: Any = build_model(setup)
+    train_stage(model, setup, run, rows["pretrain"], cosine_with_warmup, lambda step: False, projector_only=True)
+    for arm in ARMS:
+        train_stage(copy.deepcopy(model), setup, replace(run, arm=arm), rows["finetune"], cosine_with_warmup,
+                    lambda step: False, projector_only=False, log=logs.setdefault(arm, []))  # fmt: skip
+    return logs
 
 
-def cell(logs: Sequence[Log], arm: tuple[str, int], column: int, form: str) -> str:
+def cell(seeds: Sequence[Logs], arm: Arm, key: str, form: str) -> str:
     """Return "first -> last", means over seeds, and the seeds' range of the last."""
-    values = [[row[column] for row in log[arm]] for log in logs]
+    values = [[step[key] for step in logs[arm]] for logs in seeds]
     first, last = mean(mean(v[:WINDOW]) for v in values), [mean(v[-WINDOW:]) for v in values]
     return f"{first:{form}} -> {mean(last):{form}} ({min(last):{form}} to {max(last):{form}})"
 
 
-def write_page(logs: Sequence[Log], file: Path) -> None:
-    """Write what was found."""
-    chance = mean(row[3] for log in logs for rows in log.values() for row in rows)
-    words = [
+def page(seeds: Sequence[Logs]) -> str:
+    chance = mean(step["vista_own_first_chance"] for logs in seeds for log in logs.values() for step in log)
+    lines = [
         "# Is a falling VISTA loss about the image?\n",
-        f"Written by `margins.py`: stage 2 on a toy, {STEPS} steps, {len(logs)} seeds. Cells: means of the first "
-        f"and of the last\n{WINDOW} steps, with the seeds' range of the last. Weight 0: cross-entropy alone, observed."
-        f" By chance `vista_own_first` is\n{chance:.3f}. `llava_vista/objective/THEORY.md` says what they are.\n",
+        f"Written by `margins.py`: stage 2 on a toy, {STEPS} steps, {len(seeds)} seeds. A cell is the mean of the",
+        f"first and of the last {WINDOW} steps, with the seeds' range of the last. Weight 0 is cross-entropy alone,",
+        f"observed. By chance `vista_own_first` is {chance:.3f}. See `llava_vista/objective/THEORY.md`.\n",
         "| estimator | weight | `vista_loss` | `vista_margin` | `vista_own_first` |\n|---|---|---|---|---|",
     ]
-    for arm in ((method, weight) for method in METHODS for weight in (1, 0)):
-        cells = [cell(logs, arm, column, form) for column, form in enumerate((".3f", ".1e", ".3f"))]
-        words.append(f"| {arm[0]} | {arm[1]} | {' | '.join(cells)} |")
-    file.write_text("\n".join(words) + "\n")
+    for arm in ARMS:
+        cells = [cell(seeds, arm, f"vista_{key}", form) for key, form in COLUMNS.items()]
+        lines.append(f"| {arm.method} | {arm.weight:g} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
+
+COLUMNS = {"loss": ".3f", "margin": ".1e", "own_first": ".3f"}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,6 +75,5 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=HERE / "work", help="set-ups (default: work/ beside this file)")
     parser.add_argument("--output", type=Path, default=HERE / "MARGINS.md")
     args = parser.parse_args()
-    sizes = replace(Sizes(), **{**REDUCED, "finetune_steps": 4} if args.reduced else {"finetune_steps": STEPS})
-    runs = [Run(seed, sizes=sizes) for seed in range(args.seeds)]
-    write_page([train_seed(run, args.work) for run in runs], args.output)
+    sizes = replace(Sizes(), **REDUCED if args.reduced else {"finetune_steps": STEPS})
+    args.output.write_text(page([train_seed(Run(seed, sizes=sizes), args.work) for seed in range(args.seeds)]))

@@ -51,6 +51,7 @@ def train_stage(
     ends: Callable[[int], bool],
     *,
     projector_only: bool,
+    log: list[dict[str, float]] | None = None,
 ) -> None:
     """Train one stage.
 
@@ -59,6 +60,7 @@ def train_stage(
         factor: on the learning rate, of the step and their number.
         ends: called with 0 before the first step and with its number after each; true ends the stage.
         projector_only: LLaVA's first stage.
+        log: gets VISTA's metrics of every step.
     """
     rate = run.sizes.pretrain_rate if projector_only else run.sizes.finetune_rate
     steps = math.ceil(len(rows) / run.sizes.batch)
@@ -78,6 +80,8 @@ def train_stage(
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
+        if handle and log is not None:
+            log.append(handle.metrics())
         if ends(step):
             break
     if handle:

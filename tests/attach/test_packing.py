@@ -248,6 +248,16 @@ def test_a_mask_that_says_nothing_is_named(mask) -> None:
         attended({"attention_mask": mask}, torch.Size((1, 4)), torch.device("cpu"))
 
 
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_cumulative_lengths_in_the_place_of_the_mask(dimensions: int) -> None:
+    """qwen-vl-finetune passes (N + 1,), InternVL chat (1, N + 1)."""
+    shape, cpu = torch.Size((1, 9)), torch.device("cpu")
+    mask = torch.tensor([0, 4, 9], dtype=torch.int32).reshape((1, 3)[2 - dimensions :])
+    starts = sample_starts({"attention_mask": mask}, shape, cpu)
+    assert starts is not None and starts[0].nonzero().flatten().tolist() == [0, 4]
+    assert attended({"attention_mask": mask}, shape, cpu).all()
+
+
 def test_samples_are_the_batch_of_infonce() -> None:
     """Two samples in one row are each other's negatives: not the value of one sample, which is log 1 = 0."""
     torch.manual_seed(0)

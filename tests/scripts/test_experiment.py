@@ -19,6 +19,7 @@ sys.path.insert(0, str(FOLDER))
 
 import effects
 import held_out
+import margins
 import model
 import prepare
 import real
@@ -253,6 +254,16 @@ def test_conclusions_follow_the_results_whichever_way_they_fall() -> None:
     censored = {"baseline": made_up(1.0, 0.01, converges=False), "l2-1": made_up(1.5, 0.01, converges=False)}
     assert effects.effects_of(censored)["l2-1", "steps_to_0.3"].ratio == 1
     assert "8 of them reach the cap before 0.3 nats" in report.power(censored)
+
+
+def test_margins_of_every_step(work: Path) -> None:
+    """Weight 0 is one training, whatever is observed; the page has the mean of the first and of the last steps."""
+    logs = margins.train_seed(settings.Run(0, sizes=SIZES), work)
+    observed = [[step["ce_loss"] for step in logs[arm]] for arm in margins.ARMS if arm.weight == 0]
+    assert len(observed[0]) == SIZES.finetune_steps and observed[0] == observed[1] == observed[2]
+    page = margins.page([logs])
+    mean = sum(step["vista_loss"] for step in logs[settings.Arm("l2", 1.0)]) / SIZES.finetune_steps
+    assert f"| l2 | 1 | {mean:.3f} -> {mean:.3f} (" in page and page.count("\n| ") == 1 + len(margins.ARMS)
 
 
 def test_the_readme_says_what_the_results_say() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...adapters import Adapter
-from ...adapters.base import config_placeholder_ids
+from ...adapters.base import config_placeholder_ids, other_sequence
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
 from ..kit.host_source import SourceTree
 from ..kit.json_files import BadFile, read_object
@@ -72,8 +72,8 @@ class Checkpoint:
         After stage 1 the config still has the language model's class, beside the host's model type: then that counts.
         """
         named = ", ".join(self.classes) or self.model_type or "a class that is not named"
-        if self.config.get("is_encoder_decoder"):
-            return WRONG, "", f"none for {named}: an encoder-decoder, with images and answer in separate sequences."
+        if reason := other_sequence(self.config):
+            return WRONG, "", f"none for {named}: it {reason}. Train it without VISTA."
         kind = re.compile(rb"model_type\s*=\s*[\"']%b[\"']" % re.escape(self.model_type.encode()))
         sourced = [model for model in models if model.name in self.classes]
         sourced += [model for model in models if self.sees and kind.search(model.cls.path.read_bytes())]

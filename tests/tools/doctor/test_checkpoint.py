@@ -51,6 +51,14 @@ STAGE_1 = {**LLAVA_CONFIG, "architectures": ["LlamaForCausalLM"]}
             1,
             "an encoder-decoder",
         ),
+        (
+            {
+                "architectures": ["MllamaForConditionalGeneration"], "vision_config": {}, "image_token_index": 7,
+                "text_config": {"cross_attention_layers": [3]},
+            },
+            1,
+            "attends to images by cross attention",
+        ),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, 0, "a text-only language model"),
     ],
 )  # fmt: skip
