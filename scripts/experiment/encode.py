@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from world import Record
 
-from llava_vista.tools.demo.scenes import COLORS, SHAPES
+from llava_vista.tools.demo.scenes import COLORS
 from llava_vista.tools.demo.tiny_checkpoint import SYSTEM_PROMPT
 
 IGNORE = -100
@@ -31,7 +31,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.color_ids, self.shape_ids = ([self._word(word) for word in words] for words in (COLORS, SHAPES))
+        self.color_ids = [self._word(word) for word in COLORS]
 
     def _word(self, word: str) -> int:
         ids = self._text(f"in {word}")

@@ -8,12 +8,10 @@ import torch
 from encode import IGNORE, Encoder
 from model import make_batch
 from prepare import Setup
+from settings import SCENES
 
 from llava_vista.attach.observation import Observer, Recorder
 from llava_vista.objective.head import last_image_state
-
-#: Scenes of a reading.
-SCENES = 64
 
 
 def alignment_of(embeds: Any, hidden: Any, layout: Any) -> dict[str, dict[str, float]]:

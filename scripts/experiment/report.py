@@ -14,15 +14,13 @@ from typing import Any
 
 from effects import LEAST_SEEDS, OUTCOMES, POWER_Z, TARGET, Arms, effects_of, moments, present, read
 from figures import draw
-from settings import ARMS, BASELINE
+from settings import ARMS, BASELINE, SCENES
 from study import EVERY, FLOOR, HERE, RESULTS, STAYS
 
 from llava_vista.tools.kit.statistics import paired_t
 
 #: A loss that falls by less has not been learned.
 NO_FALL = 0.02
-#: Held-out scenes of a reading.
-SCENES = 64
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,8 +11,9 @@ repo=$(cd "$here/../.." && pwd)
 python=$repo/$("$repo/scripts/make_env.sh" llava)/bin/python
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-"$python" "$here/study.py" "$@"
+cd "$here"
+"$python" study.py "$@"
 case " $* " in
-  *" --reduced "*) "$python" "$here/report.py" --results "$here/work/results-reduced" --output "$here/work/reduced" ;;
-  *) "$python" "$here/report.py" ;;
+  *" --reduced "*) "$python" report.py --results work/results-reduced --output work/reduced ;;
+  *) "$python" report.py ;;
 esac

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 BASELINE = "baseline"
+#: Held-out scenes of a reading.
+SCENES = 64
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,9 @@ def caption_record(scene: Scene, world: World) -> Record:
     }
 
 
-def question_record(scene: Scene, turns: int = TURNS) -> Record:
+def question_record(scene: Scene) -> Record:
     """A picture and several questions about it, in LLaVA's format."""
-    asked = random.Random(scene.name).sample(scene.objects, turns)
+    asked = random.Random(scene.name).sample(scene.objects, TURNS)
     conversations = [part for pair in exchanges(asked) for part in turn(*pair)]
     conversations[0]["value"] = f"<image>\n{conversations[0]['value']}"
     return {"id": scene.name, "image": f"{scene.name}.png", "conversations": conversations}
