@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: Positions that are compared.
 SAMPLED = 256
-#: Rows of the table that are compared with them.
-ROWS = 1 << 14
+#: Most rows of the table that are compared with them, unless a single token was looked up more often.
+ROWS = 1 << 12
 #: Largest difference between an embedding and the scaled table row, relative to the largest entry (bfloat16 rounds).
 TOLERANCE = 2e-2
 #: Passes of one kind that are looked at while they show no image.
@@ -80,13 +80,13 @@ class FirstBatchCheck:
             return
         ids, rows = torch.cat([item[0] for item in kept]), torch.cat([item[1] for item in kept])
         at = _sample(at, token_ids[at[:, 0], at[:, 1]])
+        wanted = token_ids[at[:, 0], at[:, 1]]
+        known = bool(torch.isin(wanted, ids).all())
+        few = _rare(ids[torch.isin(ids, wanted)])
+        at, useful = at[torch.isin(wanted, few)], torch.isin(ids, few)
         text, wanted = embeds.detach()[at[:, 0], at[:, 1]].float(), token_ids[at[:, 0], at[:, 1]]
-        useful = torch.isin(ids, wanted)
-        ids, rows = ids[useful][:ROWS], rows[useful][:ROWS].float()
-        if bool(useful.sum() > ROWS):
-            known = torch.isin(wanted, ids)
-            text, wanted = text[known], wanted[known]
-        scale = _common_scale(text, wanted, ids, rows)
+        rows = rows[useful].float()
+        scale = _common_scale(text, wanted, ids[useful], rows) if known else None
         if scale is None:
             raise LayoutError(
                 f"{self.name}: the embeddings at text positions are not the rows of its embedding table (up to one "
@@ -136,6 +136,17 @@ def _sample(at: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([at[each[:: max(1, len(each) // SAMPLED)]], at[:: max(1, len(at) // SAMPLED)]])
 
 
+def _rare(ids: Tensor) -> Tensor:
+    """Return the rarest tokens of ids (N,), as many as were looked up no more than `ROWS` times; at least one.
+
+    All look-ups of a token count: each may have noise of its own (NEFTune).
+    """
+    tokens, counts = ids.unique(return_counts=True)
+    order = counts.argsort(stable=True)
+    fits = int((counts[order].cumsum(dim=0) <= ROWS).sum())
+    return tokens[order[: max(1, fits)]]
+
+
 def _tables(kept: list[tuple[Tensor, Tensor]], token_ids: Tensor) -> list[Tensor]:
     """Return some of the rows that the table gave for any token of the batch, placeholders too.
 
@@ -149,15 +160,15 @@ def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> fl
     """Return the factor between table rows and embeddings; None when there is none for all.
 
     Args:
-        text: (N, d) embeddings. wanted: (N,) their token ids. ids (M,), rows (M, d): what the table returned. It may
-            have returned a token several times with different noise (NEFTune): any of them will do.
+        text: (N, d) embeddings. wanted: (N,) their token ids, each among ids. ids (M,), rows (M, d): what the table
+            returned. It may have returned a token several times with different noise (NEFTune): any of them will do.
     """
     same = wanted[:, None] == ids[None, :]  # (N, M)
-    if not bool(same.any(dim=1).all()):
-        return None
-    norms = rows.norm(dim=1)
-    text_norms = text.norm(dim=1)
-    distance = _distances(_unit(text, text_norms), _unit(rows, norms)).masked_fill(~same, torch.inf)  # (N, M)
+    norms, text_norms = rows.norm(dim=1), text.norm(dim=1)
+    units, text_units = _unit(rows, norms), _unit(text, text_norms)
+    distance = torch.full(same.shape, torch.inf, device=text.device)  # (N, M)
+    for number, own in enumerate(same):  # all pairs at once would be (N, M, d)
+        distance[number, own] = (text_units[number] - units[own]).norm(dim=1)
     nearest = distance.argmin(dim=1)
     known = norms[nearest] > 0
     if not bool(known.any()):
@@ -169,14 +180,11 @@ def _common_scale(text: Tensor, wanted: Tensor, ids: Tensor, rows: Tensor) -> fl
 
 def _fraction_of_rows(vectors: Tensor, rows: Tensor) -> float:
     """Return the share of vectors (N, d) that are among the rows (M, d)."""
-    distance = _distances(vectors, rows).amin(dim=1)
+    # Not by way of a matrix product, which gives equal rows a distance (a large one under TF32).
+    distance = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1)
     return float((distance <= TOLERANCE * vectors.norm(dim=1).clamp(min=1e-12)).float().mean())
 
 
 def _unit(vectors: Tensor, norms: Tensor) -> Tensor:
     return vectors / norms.clamp(min=1e-12)[:, None]
 
-
-def _distances(left: Tensor, right: Tensor) -> Tensor:
-    """(N, M). Not by way of a matrix product, which gives equal rows a distance (a large one under TF32)."""
-    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")

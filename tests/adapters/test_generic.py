@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from llava_vista import Adapter, LayoutError, RegistryError, UnsupportedModelError, attach, register_adapter
 from llava_vista.adapters import ADAPTERS, find_adapter
+from llava_vista.attach import first_batch_check
 from llava_vista.testing import ConformanceError, check_adapter
 
 
@@ -112,7 +113,14 @@ def test_scaled_embeddings_and_noise_pass() -> None:
         lambda module, args, output: output + 0.05 * torch.rand_like(output)
     )
     handle = attach(model)
-    model(**batch_for(Scattering))
+    batch = batch_for(Scattering)
+    model(**batch)
+    assert list(handle.observer._check._left.values()) == [0]
+    handle.detach()
+    # More look-ups of each token than are compared: the noise of every single one counts.
+    many = first_batch_check.ROWS // batch["input_ids"].shape[1] + 1
+    handle = attach(model)
+    model(**{name: value.repeat(many, *[1] * (value.ndim - 1)) for name, value in batch.items()})
     assert list(handle.observer._check._left.values()) == [0]
     handle.detach()
 
