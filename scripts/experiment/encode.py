@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,11 +27,25 @@ class Row(NamedTuple):
     picture: str
 
 
+class Encoded(Sequence[Row]):
+    """Records as rows, encoded when asked for: a run that has looked leaves half of them unseen."""
+
+    def __init__(self, records: Sequence[Record], encode: Callable[[Record], Row]) -> None:
+        self.records, self.encode = records, encode
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.encode(self.records[index])
+
+
 class Encoder:
     """Text to ids with the demo's SentencePiece tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._text = lru_cache(maxsize=256)(self._encode)  # a row's prefixes share the text before the image
         self.color_ids = [self._word(word) for word in COLORS]
 
     def _word(self, word: str) -> int:
@@ -39,7 +54,7 @@ class Encoder:
             raise ValueError(f"{word!r} is {len(ids) - 1} tokens in this tokenizer; one is needed to score it.")
         return ids[-1]
 
-    def _text(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 

@@ -7,7 +7,7 @@ the order of samples (LLaVA groups by length), and the tower's precision (float1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def constant_with_warmup(step: int, steps: int) -> float:
     return min(1.0, step / max(1, math.ceil(WARMUP * steps)))
 
 
-def batches(rows: list[Row], size: int, seed: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
     """All rows once, in an order that depends on the seed alone."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     for start in range(0, len(rows), size):
@@ -46,7 +46,7 @@ def train_stage(
     model: Any,
     setup: Setup,
     run: Run,
-    rows: list[Row],
+    rows: Sequence[Row],
     factor: Callable[[int, int], float],
     ends: Callable[[int], bool],
     *,

@@ -76,7 +76,7 @@ def first_below(readings: Sequence[dict[str, Any]], nats: float) -> int | None:
 def look(setup: Any, run: Run, device: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Train one arm as LLaVA's two stages do, with a constant rate in stage 2, and return the readings of each."""
     import torch
-    from encode import Encoder
+    from encode import Encoded, Encoder
     from held_out import HeldOut
     from model import build_model
     from stages import constant_with_warmup, cosine_with_warmup, train_stage
@@ -98,9 +98,9 @@ def look(setup: Any, run: Run, device: str) -> tuple[list[dict[str, Any]], list[
             finetune.append(held_out.read(step))
         return has_looked(finetune)
 
-    rows = [encoder.plain(record) for record in setup.records["pretrain"]]
+    rows = Encoded(setup.records["pretrain"], encoder.plain)
     train_stage(model, setup, run, rows, cosine_with_warmup, read_pretrain, projector_only=True)
-    rows = [encoder.v1(record) for record in setup.records["finetune"]]
+    rows = Encoded(setup.records["finetune"], encoder.v1)
     train_stage(model, setup, run, rows, constant_with_warmup, read_finetune, projector_only=False)
     return pretrain, finetune
 
