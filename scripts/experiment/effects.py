@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from settings import ARMS, BASELINE
+from settings import ARMS, BASELINE, STAYS
 
 from llava_vista.tools.kit.statistics import holm, paired_t
 
@@ -74,6 +74,11 @@ def present(arms: Arms) -> list[str]:
     return [BASELINE, *(arm for arm in ARMS if arm != BASELINE and arms.get(arm))]
 
 
+def published(arms: Arms) -> list[str]:
+    """Return the arms with results whose term is one of the paper's."""
+    return [arm for arm in present(arms) if ARMS[arm].method in ("l2", "cosine")]
+
+
 def log_ratios(arms: Arms, arm: str, outcome: str) -> list[float]:
     """Return the log of the paired ratios of steps, over the seeds that both arms have."""
     plain, changed = arms[BASELINE], arms[arm]
@@ -100,11 +105,18 @@ def effects_of(arms: Arms) -> dict[tuple[str, str], Effect]:
     }  # fmt: skip
 
 
-def moments(result: Result, method: str) -> dict[str, dict[str, float]]:
-    """Return a run's readings of one loss: at the start, after stage 1, when it looked (1.0 nats) and at the end."""
-    readings = result["readings"]
-    looked = next((value for value in readings if value["step"] == result["steps_to_1"]), readings[-1])
-    first = (result["pretrain"] or readings)[0]
-    return {
-        "start": first[method], "stage 1": readings[0][method], "looked": looked[method], "end": readings[-1][method],
-    }  # fmt: skip
+def end_loss(result: Result) -> float:
+    """Return a run's loss on the colours at its end: the mean of the readings that have to be below the floor."""
+    return statistics.fmean(reading["color_nll"] for reading in result["readings"][-STAYS:])
+
+
+def path(results: dict[int, Result], method: str, key: str) -> list[float]:
+    """Return one reading, the mean over an arm's runs: at the start, after stage 1, when it looked, and at the end."""
+    found = []
+    for result in results.values():
+        readings = result["readings"]
+        looked = next((value for value in readings if value["step"] == result["steps_to_1"]), readings[-1])
+        found.append(
+            [at[method][key] for at in ((result["pretrain"] or readings)[0], readings[0], looked, readings[-1])]
+        )
+    return [statistics.fmean(values) for values in zip(*found, strict=True)]

@@ -13,7 +13,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 cd "$here"
 "$python" study.py "$@"
-case " $* " in
-  *" --reduced "*) "$python" report.py --results work/results-reduced --output work/reduced ;;
-  *) "$python" report.py ;;
-esac
+"$python" report.py "$@"

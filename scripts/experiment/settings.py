@@ -8,6 +8,8 @@ from typing import Any
 BASELINE = "baseline"
 #: Held-out scenes of a reading.
 SCENES = 64
+#: Steps between readings, nats at which a run has looked, and how often in a row it must be so.
+EVERY, FLOOR, STAYS = 10, 0.15, 3
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Run:
 class Setting:
     """A world and sizes in which arms are compared; ``pipeline`` is where they are trained."""
 
+    title: str
     arms: tuple[str, ...]
     world: World = field(default_factory=World)
     sizes: Sizes = field(default_factory=Sizes)
@@ -117,14 +120,15 @@ ARMS = {
 }
 #: For side questions, the published estimators at a weight at which they act and cross-entropy still falls.
 PUBLISHED = (BASELINE, "l2-0.1", "cosine-0.1")
-#: Captions have 49 tokens in the main world, 110 with one filler and 272 with two.
 SETTINGS = {
-    "main": Setting(tuple(ARMS)),
-    "tokens110": Setting(PUBLISHED, World(filler=1)),
-    "tokens272": Setting(PUBLISHED, World(filler=2)),
-    "batch32": Setting(PUBLISHED, sizes=Sizes(batch=32)),
-    "llava": Setting(PUBLISHED, sizes=Sizes(finetune_steps=400), pipeline="llava"),
-    "large": Setting(PUBLISHED, World(filler=2), Sizes().enlarged()),
+    "main": Setting("Captions of 49 tokens, batches of 16", tuple(ARMS)),
+    "tokens110": Setting("Captions of 110 tokens instead of 49", PUBLISHED, World(filler=1)),
+    "tokens272": Setting("Captions of 272 tokens", PUBLISHED, World(filler=2)),
+    "batch32": Setting("Batches of 32 instead of 16", PUBLISHED, sizes=Sizes(batch=32)),
+    "llava": Setting(
+        "In LLaVA-1.5's own training script", PUBLISHED, sizes=Sizes(finetune_steps=400), pipeline="llava"
+    ),
+    "large": Setting("About 100M parameters and 576 image tokens", PUBLISHED, World(filler=2), Sizes().enlarged()),
 }
 REDUCED = {
     "hidden": 32, "layers": 1, "heads": 2, "text_steps": 4, "text_batch": 4, "pretrain_steps": 5, "batch": 4,

@@ -25,12 +25,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from settings import ARMS, REDUCED, SETTINGS, Run
+from settings import ARMS, EVERY, FLOOR, REDUCED, SETTINGS, STAYS, Run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-#: Steps between readings, nats at which a run has looked, and how often in a row it must be so.
-EVERY, FLOOR, STAYS = 10, 0.15, 3
 #: Steps of stage 1 between readings.
 PRETRAIN_EVERY = 40
 #: Digits of a stored value: margins are some 1e-5 of a loss.

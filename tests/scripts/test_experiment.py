@@ -244,6 +244,12 @@ def test_conclusions_follow_the_results_whichever_way_they_fall() -> None:
     time, reason, weight = report.conclusions(arms)
     assert "no arm began to use the image sooner" in time and "l2-0.1 (1.50 times the steps) began later" in time
     assert "is not about the image" in reason and weight == "Begin with `--vista_weight 0.1`, the lowest of 0.1."
+    # made up: nothing in stage 1, and 50 of the last steps' fall after looking
+    assert "0% to 0% of their fall comes in stage 1" in (when := report.timing(arms))
+    assert "most of it in stage 2, and before the model looks" in when
+    side = report.side_settings({"main": arms, "batch32": arms})
+    assert "| batch32 | l2-0.1 | 8 | 1.5" in side and "- batch32: Batches of 32 instead of 16." in side
+    assert " | 0 and 0 | 0.10 |" in side and effects.end_loss(arms["baseline"][0]) == pytest.approx(0.1)
 
     arms = {"baseline": made_up(1.0, 0.01), "l2-0.01": made_up(1.001, 0.01), "l2-0.1": made_up(0.7, 0.2)}
     time, reason, weight = report.conclusions(arms)
