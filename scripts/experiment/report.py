@@ -104,7 +104,9 @@ def conclusions(arms: Arms) -> list[str]:
     told: dict[str, dict[str, str]] = {"faster": {}, "slower": {}}
     for effect in tested:
         if effect.verdict:
-            told[effect.verdict].setdefault(effect.arm, f"{effect.arm} ({effect.ratio:.2f} times the steps)")
+            told[effect.verdict].setdefault(
+                effect.arm, f"{effect.arm} ({effect.ratio:.2f} times the steps to {OUTCOMES[effect.outcome]})"
+            )
     time = f"On a toy, over {min(effect.seeds for effect in tested)} paired seeds, "
     time += (
         f"{listed([*told['faster'].values()])} began to use the image sooner"
