@@ -144,7 +144,8 @@ def _rare(ids: Tensor) -> Tensor:
     tokens, counts = ids.unique(return_counts=True)
     order = counts.argsort(stable=True)
     fits = int((counts[order].cumsum(dim=0) <= ROWS).sum())
-    return tokens[order[: max(1, fits)]]
+    rarest: Tensor = tokens[order[: max(1, fits)]]
+    return rarest
 
 
 def _tables(kept: list[tuple[Tensor, Tensor]], token_ids: Tensor) -> list[Tensor]:
@@ -187,4 +188,3 @@ def _fraction_of_rows(vectors: Tensor, rows: Tensor) -> float:
 
 def _unit(vectors: Tensor, norms: Tensor) -> Tensor:
     return vectors / norms.clamp(min=1e-12)[:, None]
-

@@ -242,7 +242,10 @@ def test_conclusions_follow_the_results_whichever_way_they_fall() -> None:
     assert slower.ratio == pytest.approx(1.5, abs=0.02) and slower.low < 1.5 < slower.high
     assert (slower.verdict, found["cosine-0.1", "steps_to_1"].verdict) == ("slower", "")
     time, reason, weight = report.conclusions(arms)
-    assert "no arm began to use the image sooner" in time and "l2-0.1 (1.50 times the steps to 1.0 nats) began later" in time
+    assert (
+        "no arm began to use the image sooner" in time
+        and "l2-0.1 (1.50 times the steps to 1.0 nats) began later" in time
+    )
     assert "is not about the image" in reason and weight == "Begin with `--vista_weight 0.1`, the lowest of 0.1."
     # made up: nothing in stage 1, and 50 of the last steps' fall after looking
     assert "0% to 0% of their fall comes in stage 1" in (when := report.timing(arms))
