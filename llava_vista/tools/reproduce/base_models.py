@@ -9,7 +9,6 @@ from typing import Any
 from ..kit.json_files import BadFile, read_object
 from ..kit.report import Checklist
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -39,6 +38,17 @@ def is_model(folder: Path) -> bool:
     return bool(read_config(folder)) and not _lost_weights(folder)
 
 
+def _lost_weights(folder: Path) -> list[str]:
+    for index in (folder / f"{name}.index.json" for name in _WEIGHTS):
+        if index.is_file():
+            try:
+                shards = sorted(set(read_object(index)["weight_map"].values()))
+            except (BadFile, KeyError, AttributeError):
+                return [f"{index.name} cannot be read"]
+            return [shard for shard in shards if not (folder / shard).is_file()]
+    return [] if any((folder / name).is_file() for name in _WEIGHTS) else [" or ".join(_WEIGHTS)]
+
+
 def check_checkpoint(checklist: Checklist, label: str, name: str) -> Path | None:
     """Check the config and every shard of the weights, and return the folder (None: not there)."""
     folder = locate(name)
@@ -54,17 +64,6 @@ def check_checkpoint(checklist: Checklist, label: str, name: str) -> Path | None
     return folder
 
 
-def _lost_weights(folder: Path) -> list[str]:
-    for index in _INDEXES:
-        if (folder / index).is_file():
-            try:
-                shards = sorted(set(read_object(folder / index)["weight_map"].values()))
-            except (BadFile, KeyError, AttributeError):
-                return [f"{index} cannot be read"]
-            return [shard for shard in shards if not (folder / shard).is_file()]
-    return [] if any((folder / name).is_file() for name in _WEIGHTS) else [" or ".join(_WEIGHTS)]
-
-
 def check_generation_config(checklist: Checklist, folder: Path) -> None:
     """Save the generation config, as the end of the training will. transformers refuses one that contradicts itself.
 
@@ -77,14 +76,13 @@ def check_generation_config(checklist: Checklist, folder: Path) -> None:
         return
     try:
         from transformers import GenerationConfig
-    except ImportError as error:
-        checklist.wrong(label, f"{path} could not be tried: transformers cannot be imported ({error}).")
-        return
-    try:
+
         with tempfile.TemporaryDirectory() as target:
             GenerationConfig.from_pretrained(str(folder)).save_pretrained(target)
+    except ImportError as error:
+        checklist.wrong(label, f"{path} could not be tried: transformers cannot be imported ({error}).")
     except (ValueError, OSError) as error:
-        said = str(error).split("\n")[0]
+        said = str(error).partition("\n")[0]
         checklist.wrong(
             label,
             f"{path} cannot be saved by this version of transformers ({said}), so the training would fail after its "

@@ -16,56 +16,56 @@ from ..kit.report import Checklist
 from .launch_script import find_program
 from .recipes import Recipe, Stage
 
-#: Imported by the upstreams' training.
-PACKAGES = ("torch", "transformers", "accelerate", "sentencepiece", "PIL")
+#: Imported by the upstreams' training, and of those the ones that are for GPUs.
+PACKAGES = ("torch", "transformers", "accelerate", "sentencepiece", "PIL", "deepspeed", "flash_attn")
 GPU_PACKAGES = ("deepspeed", "flash_attn")
-#: Packages whose version may change a result.
-PINNED = ("torch", "transformers", "accelerate", "deepspeed")
-_PIN = re.compile(r"""["']([A-Za-z0-9_.-]+)==([0-9][^"',; ]*)["']""")
+#: Demanded with ``==`` by an upstream's pyproject.toml: packages whose version may change a result.
+_PIN = re.compile(r"""["'](torch|transformers|accelerate|deepspeed)==([0-9][^"',; ]*)["']""")
 
 
 def check_upstream(checklist: Checklist, recipe: Recipe, root: Path | None, stages: list[Stage]) -> bool:
     """Check the checkout, its launch scripts and that Python imports its code; return whether the scripts are there."""
-    label = "upstream"
+    label, package = "upstream", recipe.package
     if root is None or not root.is_dir():
-        said = f"{root} is not a directory" if root is not None else f"{recipe.root_variable} is not set"
+        said = f"{root} is not a directory" if root else f"{recipe.root_variable} is not set"
         checklist.wrong(label, f"{said}: the checkout of {recipe.title}'s code. Set it, or --root.")
         return False
     if lost := [stage.script for stage in stages if not (root / stage.script).is_file()]:
         checklist.wrong(label, f"{root} has no {', '.join(lost)}: it is no checkout of {recipe.title}'s code.")
         return False
-    commit = _commit(root)
-    checklist.ok(label, f"{root}{f' at {commit}' if commit else ''}")
-    folders = [folder.resolve() for folder in package_folders(recipe.package)]
-    if not folders or not (recipe.cpu or any(folder.is_relative_to(root.resolve()) for folder in folders)):
-        found = (
-            f"imports {recipe.package} from {folders[0]}, not from {root}" if folders else f"has no {recipe.package}"
-        )
-        checklist.wrong(label, f"Python {found}: pip install --no-deps -e {root}.")
+    command = ["git", "-C", str(root), "log", "-1", "--format= at %h, %cs", "--", "."]
+    commit = _output(command).rstrip()
+    checklist.ok(label, f"{root}{commit}")
+    folders = [folder.resolve() for folder in package_folders(package)]
+    if not folders:
+        checklist.wrong(label, f"Python has no {package}: pip install --no-deps -e {root}.")
+    elif not (recipe.cpu or any(folder.is_relative_to(root.resolve()) for folder in folders)):
+        found = f"Python imports {package} from {folders[0]}, not from {root}"
+        checklist.wrong(label, f"{found}: pip install --no-deps -e {root}.")
     return True
 
 
-def _commit(root: Path) -> str:
-    """Return the short name and date of a checkout's commit; "" where git has none."""
-    command = ["git", "-C", str(root), "log", "-1", "--format=%h, %cs", "--", "."]
+def _output(command: list[str]) -> str:
+    """Return what a program prints; "" where there is no such program, or where it does not end."""
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
         return ""
 
 
 def check_programs(checklist: Checklist, recipe: Recipe, root: Path | None) -> None:
     """Check the launcher, the packages, their versions against the upstream's pins, and the start-up hook."""
-    wanted = PACKAGES if recipe.cpu else (*PACKAGES, *GPU_PACKAGES)
     if not recipe.cpu:
         if program := find_program("deepspeed"):
             checklist.ok("launcher", program)
         else:
             checklist.wrong("launcher", "there is no deepspeed on PATH: pip install deepspeed.")
+    wanted = [name for name in PACKAGES if not (recipe.cpu and name in GPU_PACKAGES)]
     if lost := [name for name in wanted if importlib.util.find_spec(name) is None]:
         checklist.wrong("packages", f"not installed here: {', '.join(lost)}. Install what {recipe.title} asks for.")
     checklist.ok("versions", ", ".join(f"{name} {number}" for name, number in versions().items()))
-    for name, pinned in _pins(root).items():
+    project = root / "pyproject.toml" if root else None
+    for name, pinned in _PIN.findall(project.read_text(encoding="utf-8")) if project and project.is_file() else ():
         try:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -79,27 +79,11 @@ def check_programs(checklist: Checklist, recipe: Recipe, root: Path | None) -> N
         checklist.wrong("--vista", f"does nothing in a new Python ({complaint or 'see llava-vista doctor'}).")
 
 
-def _pins(root: Path | None) -> dict[str, str]:
-    """Return the versions that the upstream's pyproject.toml demands with ``==``."""
-    try:
-        text = (root / "pyproject.toml").read_text(encoding="utf-8") if root else ""
-    except OSError:
-        return {}
-    return {name: version for name, version in _PIN.findall(text) if name in PINNED}
-
-
 def find_gpus() -> list[tuple[str, float]]:
     """Return the names and GB that nvidia-smi lists; nothing without it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    words = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line]
-    return [(name.strip(), float(size) / 1024) for name, size in rows if size.strip().isdigit()]
+    lines = _output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]).splitlines()
+    rows = [line.rpartition(",") for line in lines]
+    return [(name.strip(), float(size) / 1024) for name, _, size in rows if size.strip().isdigit()]
 
 
 def check_gpus(checklist: Checklist, wanted: int, stages: list[Stage]) -> None:

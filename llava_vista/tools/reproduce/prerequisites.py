@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ...errors import ReproduceError
+from ..kit.json_files import BadFile, read_object
 from ..kit.report import Checklist
 from .base_models import check_checkpoint, check_generation_config
 from .installation import check_disk, check_gpus, check_programs, check_upstream
 from .launch_script import read_flags
-from .planned_trainings import ReproduceSettings, global_batch, launch_script, planned_trainings
+from .planned_trainings import ReproduceSettings, global_batch, planned_trainings
 from .recipes import PRETRAIN, Stage
-from .tokenization import check_tokens
-from .training_data import check_data
+from .training_data import check_data, check_tokens
 
 
 def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, list[str]]]:
     """Return the checklist, and each stage's recorded command (none where the upstream is missing)."""
     checklist, recipe = Checklist(), settings.recipe
     stages = [recipe.stages[name] for name in settings.stages]
-    usable = check_upstream(checklist, recipe, settings.root, stages)
     recorded: dict[str, list[str]] = {}
-    for stage in stages if usable else ():
+    for stage in stages if check_upstream(checklist, recipe, settings.root, stages) else ():
         try:
-            recorded[stage.name] = launch_script(settings, stage).record()
+            recorded[stage.name] = settings.launch_script(stage).record()
         except ReproduceError as error:
             checklist.wrong("upstream", str(error))
         else:
@@ -32,9 +30,8 @@ def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, li
     check_programs(checklist, recipe, settings.root)
     if not recipe.cpu:
         check_gpus(checklist, settings.gpus, stages)
-    check_disk(
-        checklist, settings.output, sum(run.stage.disk for run in planned_trainings(settings) if not run.is_done)
-    )
+    needed = sum(run.stage.disk for run in planned_trainings(settings) if not run.is_done)
+    check_disk(checklist, settings.output, needed)
     base = check_checkpoint(checklist, "base model", settings.base)
     check_checkpoint(checklist, "vision tower", settings.tower)
     if base is not None:
@@ -54,14 +51,6 @@ def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, li
 def check_published(checklist: Checklist, settings: ReproduceSettings, stage: Stage, recorded: list[str]) -> None:
     """Compare the upstream's own command with the published numbers, the global batch size and the ZeRO stage."""
     label, flags = f"{stage.name} as published", read_flags(recorded)
-    wrong = [
-        f"{name} is {flags.get(name, 'not given')}, published {value:g}"
-        for name, value in stage.published.items()
-        if not _is_number(flags.get(name), value)
-    ]
-    zero = _zero_stage(settings.root, flags.get("deepspeed", ""))
-    if stage.zero is not None and zero != stage.zero:
-        wrong.append(f"ZeRO stage is {zero}, published {stage.zero}")
     try:
         per_device, steps = global_batch(settings, stage, recorded)
     except (ValueError, KeyError) as error:
@@ -69,6 +58,14 @@ def check_published(checklist: Checklist, settings: ReproduceSettings, stage: St
     else:
         parts = f"{per_device} per device x {settings.gpus} GPUs x {steps} accumulated"
         checklist.ok(label, f"global batch size {stage.batch} = {parts}")
+    zero = _zero_stage(settings.root or Path(), flags.get("deepspeed", ""))
+    wrong = [
+        f"{name} is {flags.get(name, 'not given')}, published {value:g}"
+        for name, value in stage.published.items()
+        if not _is_number(flags.get(name, ""), value)
+    ]
+    if stage.zero not in (None, zero):
+        wrong.append(f"ZeRO stage is {zero}, published {stage.zero}")
     if wrong:
         checklist.wrong(label, f"{stage.script}: {'; '.join(wrong)}. Is this another version of the script?")
     else:
@@ -76,23 +73,23 @@ def check_published(checklist: Checklist, settings: ReproduceSettings, stage: St
         checklist.ok(label, f"{numbers}{f', ZeRO-{zero}' if zero is not None else ''}, in the upstream's own script")
 
 
-def _is_number(text: str | None, value: float) -> bool:
+def _is_number(text: str, value: float) -> bool:
     try:
-        return text is not None and float(text) == value
+        return float(text) == value
     except ValueError:
         return False
 
 
-def _zero_stage(root: Path | None, name: str) -> int | None:
+def _zero_stage(root: Path, name: str) -> int | None:
     try:
-        content = json.loads(((root or Path()) / name).read_text(encoding="utf-8"))
-        return int(content["zero_optimization"]["stage"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_object(root / name)["zero_optimization"]["stage"])
+    except (BadFile, ValueError, KeyError, TypeError):
         return None
 
 
 def _check_earlier(checklist: Checklist, settings: ReproduceSettings) -> None:
     """Check what earlier commands must have left, and note what they have left over."""
+    recipe, begins = settings.recipe, PRETRAIN in settings.stages
     for run in planned_trainings(settings):
         if run.is_done:
             checklist.note("done", f"{run}: {run.folder} is complete, and is kept")
@@ -100,18 +97,16 @@ def _check_earlier(checklist: Checklist, settings: ReproduceSettings) -> None:
             checklist.note("resumed", f"{run}: continues from the last checkpoint in {run.folder}")
         elif run.folder.is_dir() and any(run.folder.iterdir()):
             checklist.note("left over", f"{run}: {run.folder} is not empty and not complete; it is trained again")
-        first = run.pretrained / settings.recipe.stages[PRETRAIN].result
-        if PRETRAIN not in settings.stages and not first.is_file():
+        first = run.pretrained / recipe.stages[PRETRAIN].result
+        if not begins and not first.is_file():
             checklist.wrong("stage 1", f"{run} starts from {first}, which is not there: run {PRETRAIN} first.")
-    if settings.recipe.projector and PRETRAIN in settings.stages:
+    if begins and recipe.projector:
         made = sum(settings.shared_projector(seed).is_file() for seed in settings.seeds)
-        checklist.ok(
-            "paired start",
-            f"each seed's arms begin with the same untrained projector ({made} of {len(settings.seeds)} made already)",
-        )
-    elif PRETRAIN in settings.stages:
+        counted = f"{made} of {len(settings.seeds)} made already"
+        checklist.ok("paired start", f"each seed's arms begin with the same untrained projector ({counted})")
+    elif begins:
         checklist.note(
             "paired start",
-            f"{settings.recipe.title} makes its connector before the seed is set and takes none from outside in stage "
-            "1, so a seed's arms start from different ones. Data order and everything after it are the same.",
+            f"{recipe.title} makes its connector before the seed is set and takes none from outside in stage 1, so a "
+            "seed's arms start from different ones. Data order and everything after it are the same.",
         )

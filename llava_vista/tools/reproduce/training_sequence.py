@@ -18,14 +18,13 @@ from .planned_trainings import (
     BASELINE,
     PlannedTraining,
     ReproduceSettings,
-    launch_script,
     launcher,
     merged_folder,
     planned_trainings,
 )
 from .prerequisites import check_training
 from .recipes import LORA, PRETRAIN
-from .tokenization import MISMATCH
+from .training_data import MISMATCH
 
 #: So many lines about mismatches stop a training. The published data causes a few.
 MISMATCHES = 100
@@ -39,9 +38,10 @@ def show_trainings(settings: ReproduceSettings) -> int:
     """
     checklist, recorded = check_training(settings)
     print_checklist(checklist)
-    print(f"\n{_cost(planned_trainings(settings))}")
+    runs = planned_trainings(settings)
+    print(f"\n{_cost(runs)}")
     for name, command in recorded.items():
-        first, *others = [run for run in planned_trainings(settings) if run.stage.name == name]
+        first, *others = [run for run in runs if run.stage.name == name]
         try:
             values = first.appended(command)
         except ValueError:
@@ -56,14 +56,16 @@ def show_trainings(settings: ReproduceSettings) -> int:
     return 1 if count else 0
 
 
-def print_checklist(checklist: Checklist) -> None:
+def print_checklist(checklist: Checklist, planned: str = "") -> None:
+    """Print it, and stop at its problems where something is to be done now (``planned``: "trained").
+
+    Raises:
+        ReproduceError: something is missing.
+    """
     print(to_text(Report([checklist])), flush=True)
-
-
-def stop_at_problems(checklist: Checklist, done: str) -> None:
-    if checklist.problems:
+    if planned and checklist.problems:
         listed = "; ".join(f"{line.label}: {line.text}" for line in checklist.problems)
-        raise ReproduceError(f"nothing was {done}, because something is missing. {listed}")
+        raise ReproduceError(f"nothing was {planned}, because something is missing. {listed}")
 
 
 def as_words(flags: Mapping[str, str]) -> list[str]:
@@ -88,8 +90,7 @@ def train(settings: ReproduceSettings) -> None:
         ReproduceError: something is missing, or a training failed.
     """
     checklist, recorded = check_training(settings)
-    print_checklist(checklist)
-    stop_at_problems(checklist, "trained")
+    print_checklist(checklist, "trained")
     for run in planned_trainings(settings):
         if run.is_done:
             print(f"\n=== {run}: done already, in {run.folder} ===", flush=True)
@@ -100,12 +101,13 @@ def train(settings: ReproduceSettings) -> None:
 
 
 def _train_one(run: PlannedTraining, command: list[str]) -> None:
-    start, appended = launcher(run.settings), as_words(run.appended(command))
+    settings, folder = run.settings, run.folder
+    start, appended = launcher(settings), as_words(run.appended(command))
     print(f"\n=== {run} ===\n{quoted([*start, *command, *appended])}", flush=True)
-    if run.stage.name == PRETRAIN and run.settings.recipe.projector:
-        _make_projector(run.settings, run.seed)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    log = run.folder.with_name(f"{run.folder.name}.log")
+    if run.stage.name == PRETRAIN and settings.recipe.projector:
+        _make_projector(settings, run.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_name(f"{folder.name}.log")
     mismatches = 0
 
     def stop_at_mismatches(line: bytes) -> None:
@@ -117,28 +119,21 @@ def _train_one(run: PlannedTraining, command: list[str]) -> None:
                 "the conversation template does not fit the tokenizer."
             )
 
-    code = launch_script(run.settings, run.stage).run(start, appended, log, stop_at_mismatches)
+    code = settings.launch_script(run.stage).run(start, appended, log, stop_at_mismatches)
     if mismatches:
         print(f"{mismatches} samples lost their labels by a '{MISMATCH}'; the published data causes a few.", flush=True)
     if code:
         raise ReproduceError(f"{run}: training failed with exit code {code}. The end of {log}: {tail(log, 600)}")
     if not run.is_done:
-        result = run.folder / run.stage.result
-        raise ReproduceError(
-            f"{run}: training ended, but {result} or its weights are not there; its output is in {log}."
-        )
-    _check_log(run)
-
-
-def _check_log(run: PlannedTraining) -> None:
-    """Check that VISTA acted in its arm, and only there."""
-    try:
-        observed = read_training(run.folder).is_observed
+        lost = f"{folder / run.stage.result} or its weights are not there"
+        raise ReproduceError(f"{run}: training ended, but {lost}; its output is in {log}.")
+    try:  # VISTA must have acted in its arm, and only there
+        observed = read_training(folder).is_observed
     except BadFile as error:
         raise ReproduceError(f"{run}: {error}") from error
     if observed == (run.arm == BASELINE):
         said = "VISTA acted in the baseline" if observed else "VISTA did not act"
-        raise ReproduceError(f"{run}: {said}, by the log in {run.folder}. Try llava-vista doctor.")
+        raise ReproduceError(f"{run}: {said}, by the log in {folder}. Try llava-vista doctor.")
 
 
 def _make_projector(settings: ReproduceSettings, seed: int) -> None:
