@@ -3,7 +3,7 @@
 recipes            the scripts, what is appended to them, and the published numbers
 launch_script      an upstream's script, run unmodified with values appended
 planned_trainings  the trainings, and where their files are
-prerequisites      the checklist: installation, base_models, training_data
+prerequisites      the checklist; training_inputs: its checks of checkpoints and data
 training_sequence  run the trainings; paper_evaluation: evaluate and compare them
 """
 
@@ -86,8 +86,8 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     Raises:
         ConfigError, ReproduceError: an option is wrong.
     """
-    from .installation import find_gpus
     from .planned_trainings import BASELINE, ReproduceSettings
+    from .prerequisites import find_gpus
     from .recipes import RECIPES
 
     if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it

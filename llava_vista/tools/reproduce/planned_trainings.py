@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ReproduceError
-from .base_models import is_model
 from .launch_script import LaunchScript, find_program, read_flags
 from .recipes import LORA, PRETRAIN, Recipe, Stage
+from .training_inputs import is_model
 
 BASELINE = "baseline"
 

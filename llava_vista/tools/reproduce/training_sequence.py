@@ -12,7 +12,6 @@ from ..kit.processes import tail
 from ..kit.rendering import to_text
 from ..kit.report import Checklist, Report
 from ..kit.training_folder import read_training
-from .base_models import is_model, locate, read_config
 from .launch_script import find_program, quoted
 from .planned_trainings import (
     BASELINE,
@@ -24,7 +23,7 @@ from .planned_trainings import (
 )
 from .prerequisites import check_training
 from .recipes import LORA, PRETRAIN
-from .training_data import MISMATCH
+from .training_inputs import MISMATCH, is_model, locate, read_config
 
 #: So many lines about mismatches stop a training. The published data causes a few.
 MISMATCHES = 100
