@@ -18,16 +18,14 @@ from .known_issues import report_known_issues
 
 def examine_targets(result: Examination, folders: Sequence[Path], versions: Mapping[str, str], facts: set[str]) -> None:
     """Add the sections on hosts, on the folders, and on issues known with what was found."""
-    hosts = result.section("Hosts")
-    adapters = all_adapters()
+    hosts, adapters = result.section("Hosts"), all_adapters()
     for name, why in (base._broken_entry_points or {}).items():
         hosts.note("adapters", f"{name} of an installed package cannot be loaded ({why}). Update or uninstall it.")
     installed, result.summaries["Hosts"] = report_hosts(hosts, adapters)
     checkpoints = {folder: checkpoint for folder in folders if (checkpoint := find_checkpoint(folder))}
     for folder in folders:
         if folder not in checkpoints:
-            checkout = Checkout(folder, adapters)
-            title = f"Checkout: {folder}"
+            checkout, title = Checkout(folder, adapters), f"Checkout: {folder}"
             result.summaries[title] = checkout.report(result.section(title))
             result.models += checkout.models
             result.answers += filter(None, [checkout.answer])
@@ -40,7 +38,12 @@ def examine_targets(result: Examination, folders: Sequence[Path], versions: Mapp
         result.summaries[title] = str(folder)
         result.answers += [f"adapter {answer}"] if answer else []
         facts |= {f"{kind}:{name}" for name in checkpoint.classes for kind in ("asked", "class")}
-    report_patches(result.section("Patched, only while VISTA is asked for"), adapters)
+    patched = result.section("Patched, only while VISTA is asked for")
+    patched.plain("classes", f"HfArgumentParser: __init__, parse_known_args, parse_dict (--{FLAG}...); Trainer: train")
+    patched.plain("the trainer", "on the instance, until train() returns or raises: compute_loss, log, one callback")
+    methods = ", ".join(sorted({adapter.merge_method for adapter in adapters} - {""}))
+    where = "on its class, while a model of it is attached, inert for others"
+    patched.plain("the model", f"{where}: {methods}; hooks on its decoder")
     result.summaries["Known issues"] = report_known_issues(result.section("Known issues"), versions, facts)
 
 
@@ -56,10 +59,9 @@ def report_hosts(section: Checklist, adapters: Sequence[Adapter]) -> tuple[list[
         installed.append(package)
         section.ok(package, str(folders[0]))
         if package == "transformers":  # too many files to read
-            names = [
-                name.rpartition(".")[2] for adapter in adapters for name in adapter.classes if "transformers." in name
-            ]
-            section.plain("  adapters", f"by name, if this version has it: {', '.join(names)}")
+            qualified = [name for adapter in adapters for name in adapter.classes if "transformers." in name]
+            names = ", ".join(name.rpartition(".")[2] for name in qualified)
+            section.plain("  adapters", f"by name, if this version has it: {names}")
             continue
         found = [verdict for folder in folders for verdict in model_verdicts(SourceTree(folder), adapters)]
         for verdict in found:
@@ -69,12 +71,3 @@ def report_hosts(section: Checklist, adapters: Sequence[Adapter]) -> tuple[list[
         verdicts += found
     section.plain("others", "adapter generic, if the class has LLaVA's merge method or image token ids in its config")
     return verdicts, ", ".join(installed) or "none installed that an adapter knows by name"
-
-
-def report_patches(section: Checklist, adapters: Sequence[Adapter]) -> None:
-    """Add everything of other packages that is changed, and for how long."""
-    methods = sorted({adapter.merge_method for adapter in adapters} - {""})
-    section.plain("classes", f"HfArgumentParser: __init__, parse_known_args, parse_dict (--{FLAG}...); Trainer: train")
-    section.plain("the trainer", "on the instance, until train() returns or raises: compute_loss, log, one callback")
-    where = "on its class, while a model of it is attached, inert for others"
-    section.plain("the model", f"{where}: {', '.join(methods)}; hooks on its decoder")
