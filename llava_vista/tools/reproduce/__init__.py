@@ -1,11 +1,4 @@
-"""``llava-vista reproduce``: the paper's trainings and evaluations, with the upstreams' own launch scripts.
-
-recipes            the scripts, what is appended to them, and the published numbers
-launch_script      an upstream's script, run unmodified with values appended
-planned_trainings  the trainings, and where their files are
-prerequisites      the checklist; training_inputs: its checks of checkpoints and data
-training_sequence  run the trainings; paper_evaluation: evaluate and compare them
-"""
+"""``llava-vista reproduce``: the paper's trainings and evaluations, with the upstreams' own launch scripts."""
 
 from __future__ import annotations
 
@@ -54,10 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked for.
-
-    Returns:
-        The exit code: of a dry run 1 when something is missing.
+    """Do what was asked for, and return the exit code: of a dry run 1 when something is missing.
 
     Raises:
         ReproduceError, ConfigError: an option is wrong (before anything else), something is missing, or a step failed.

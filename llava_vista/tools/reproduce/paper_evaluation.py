@@ -39,15 +39,8 @@ def check_tasks(tasks: list[str], include_path: str | None) -> list[str]:
     return tasks or known
 
 
-def _results_folder(model: Path, harness: str) -> Path:
-    return model.with_name(f"{harness}-{model.name}")
-
-
 def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | None, dry_run: bool) -> int:
-    """Evaluate every arm and seed on each task. A task whose results are there is kept.
-
-    Returns:
-        0, or 1 when a dry run finds something missing.
+    """Evaluate every arm and seed on each task, and return the exit code. A task whose results are there is kept.
 
     Raises:
         ReproduceError: something is missing, or an evaluation failed.
@@ -56,7 +49,7 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | 
     checklist = _check(settings, models, tasks)
     print_checklist(checklist, "" if dry_run else "evaluated")
     for model in models:
-        output = _results_folder(model, LMMS_EVAL)
+        output = model.with_name(f"{LMMS_EVAL}-{model.name}")
         done = _scored(output)
         left = [task for task in tasks if task not in done]
         print(f"\n# {model}: {len(tasks) - len(left)} tasks are done, to do: {' '.join(left) or 'nothing'}")
@@ -87,25 +80,16 @@ def _scored(output: Path) -> set[str]:
 
 def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) -> list[str]:
     name, arguments = settings.recipe.harness
-    flags = {
-        "--num_processes": settings.gpus,
-        "-m": "lmms_eval",
-        "--model": name,
-        "--model_args": arguments.format(model=model),
-        "--tasks": task,
-        "--batch_size": 1,
-    }
-    files = ["--log_samples", "--log_samples_suffix", model.name, "--output_path", str(output)]
-    words = [str(word) for pair in flags.items() for word in pair]
-    device = ["--device", "cpu"] if settings.recipe.cpu else []
-    return [sys.executable, "-m", "accelerate.commands.launch", *words, *files, *device]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(settings.gpus)]
+    command += ["-m", "lmms_eval", "--model", name, "--model_args", arguments.format(model=model), "--tasks", task]
+    command += ["--batch_size", "1", "--log_samples", "--log_samples_suffix", model.name, "--output_path", str(output)]
+    return command + (["--device", "cpu"] if settings.recipe.cpu else [])
 
 
 def _check(settings: ReproduceSettings, models: list[Path], tasks: list[str]) -> Checklist:
-    checklist, package = Checklist(), settings.recipe.package
-    install = (
-        f"For the paper's: pip install lmms-eval=={PAPER_VERSION}, in an environment in which {package} is installed."
-    )
+    checklist = Checklist()
+    where = f"in an environment in which {settings.recipe.package} is installed"
+    install = f"For the paper's: pip install lmms-eval=={PAPER_VERSION}, {where}."
     if importlib.util.find_spec("lmms_eval") is None:
         checklist.wrong("lmms-eval", f"not installed here. {install}")
     elif (version := metadata.version("lmms-eval")) == PAPER_VERSION:
@@ -137,8 +121,7 @@ def _unusable(settings: ReproduceSettings, folder: Path) -> str:
 def compare_words(settings: ReproduceSettings, expected: str = "") -> list[str]:
     """Return the words of ``llava-vista compare`` for both arms: each seed's last training, and its evaluations.
 
-    Args:
-        expected: The harness whose results will be there.
+    The results of the harness ``expected`` are named even if they are not there yet.
 
     Raises:
         ReproduceError: there are no two arms.
@@ -150,7 +133,7 @@ def compare_words(settings: ReproduceSettings, expected: str = "") -> list[str]:
         words.append(flag)
         for seed in settings.seeds:
             model = settings.evaluated_model(seed, arm)
-            folders = {harness: _results_folder(model, harness) for harness in (LMMS_EVAL, LLAVA_EVAL)}
+            results = {harness: model.with_name(f"{harness}-{model.name}") for harness in (LMMS_EVAL, LLAVA_EVAL)}
             words.append(str(settings.stage_folder(seed, arm, settings.stages[-1])))
-            words += [str(path) for harness, path in folders.items() if path.is_dir() or harness == expected]
+            words += [str(path) for harness, path in results.items() if path.is_dir() or harness == expected]
     return [*words, "--output", str(settings.output / "comparison.md")]

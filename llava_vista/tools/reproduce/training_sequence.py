@@ -32,8 +32,7 @@ MISMATCHES = 100
 def show_trainings(settings: ReproduceSettings) -> int:
     """Print the checklist, the cost, and each stage's command with what differs in its other trainings.
 
-    Returns:
-        0, or 1 when something is missing.
+    Return the exit code: 1 when something is missing.
     """
     checklist, recorded = check_training(settings)
     print_checklist(checklist)
