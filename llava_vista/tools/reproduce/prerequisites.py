@@ -1,8 +1,4 @@
-"""Everything that must be right before a GPU hour is spent, checked in one go: nothing stops at the first problem.
-
-Checkout, launcher, packages, start-up hook, GPUs, disk, the published numbers, and what earlier commands have left.
-`training_inputs` has the checks of checkpoints and data.
-"""
+"""Everything that must be right before a GPU hour is spent, checked in one go: nothing stops at the first problem."""
 
 from __future__ import annotations
 
@@ -45,7 +41,12 @@ def check_training(settings: ReproduceSettings) -> tuple[Checklist, dict[str, li
     _check_programs(checklist, recipe, settings.root)
     if not recipe.cpu:
         _check_gpus(checklist, settings.gpus, max(stage.memory for stage in stages))
-    _check_disk(checklist, settings)
+    needed = sum(run.stage.disk for run in planned_trainings(settings) if not run.is_done)
+    place = next(folder for folder in (settings.output, *settings.output.parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    advice = ". Name another place with --output." if free < needed else ""
+    text = f"{free:.0f} GB free at {place}, about {needed:.0f} GB needed for the results{advice}"
+    (checklist.wrong if advice else checklist.ok)("disk", text)
     base = check_checkpoint(checklist, "base model", settings.base)
     check_checkpoint(checklist, "vision tower", settings.tower)
     if base is not None:
@@ -169,16 +170,6 @@ def _check_gpus(checklist: Checklist, wanted: int, published: int) -> None:
     if smallest < 0.9 * published:
         advice = "choose a smaller --per-device-batch-size; accumulation keeps the global batch size"
         checklist.note("GPUs", f"published on {published} GB each. If memory runs out, {advice}.")
-
-
-def _check_disk(checklist: Checklist, settings: ReproduceSettings) -> None:
-    """Check that the results that are still to be made have room."""
-    needed = sum(run.stage.disk for run in planned_trainings(settings) if not run.is_done)
-    place = next(folder for folder in (settings.output, *settings.output.parents) if folder.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    advice = ". Name another place with --output." if free < needed else ""
-    text = f"{free:.0f} GB free at {place}, about {needed:.0f} GB needed for the results{advice}"
-    (checklist.wrong if advice else checklist.ok)("disk", text)
 
 
 def _check_earlier(checklist: Checklist, settings: ReproduceSettings) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -116,16 +116,12 @@ def check_generation_config(checklist: Checklist, folder: Path) -> None:
 
 
 def check_data(checklist: Checklist, data: TrainingSet, root: Path) -> list[dict[str, Any]]:
-    """Count the samples, and look for every image that they name.
-
-    Returns:
-        The samples; empty when the file cannot be used.
-    """
-    label, path, images = "data", root / data.annotations, root / data.images
+    """Count the samples, look for every image that they name, and return the samples; [] when the file is unusable."""
+    label, path, images, source = "data", root / data.annotations, root / data.images, f"Get it from {data.source}"
     if not path.is_file():
-        checklist.wrong(label, f"{path} is not there. Get it from {data.source}, or name the folder with --data-root.")
+        checklist.wrong(label, f"{path} is not there. {source}, or name the folder with --data-root.")
         if data.images != "." and not images.is_dir():
-            checklist.wrong(label, f"{images} is not there. Get it from {data.source}.")
+            checklist.wrong(label, f"{images} is not there. {source}.")
         return []
     try:
         samples = json.loads(path.read_text(encoding="utf-8"))
@@ -134,34 +130,25 @@ def check_data(checklist: Checklist, data: TrainingSet, root: Path) -> list[dict
         checklist.wrong(label, f"{path} is not LLaVA's JSON ({error}). Was the download cut off?")
         return []
     counted = f"{path.name}: {len(samples):,} samples, {len(samples) - len(names):,} of them without an image"
-    if data.samples not in (None, len(samples)):
-        checklist.wrong(label, f"{counted}; the published file has {data.samples:,}. Get it from {data.source}.")
-    else:
-        checklist.ok(label, counted)
+    lost = "" if data.samples in (None, len(samples)) else f"; the published file has {data.samples:,}. {source}."
+    (checklist.wrong if lost else checklist.ok)(label, counted + lost)
 
-    listing = cache(_listing)  # for this check only: the folders may change before the next one
-    wanted: Counter[str] = Counter()
-    missing: dict[str, list[str]] = defaultdict(list)
+    @cache  # for this check only: the folders may change before the next one
+    def listing(folder: Path) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(folder))
+        except OSError:
+            return frozenset()
+
+    groups: dict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
-        folder, _, file = name.rpartition("/")
-        group = folder.partition("/")[0]
-        wanted[group] += 1
-        if file not in listing(images / folder):
-            missing[group].append(name)
-    for group, count in sorted(wanted.items()):
-        if gone := missing[group]:
-            some = f"{len(gone):,} of {count:,} images are not there, for example {', '.join(gone[:NAMED])}."
-            checklist.wrong(label, f"{images / group}: {some}")
-        else:
-            checklist.ok(label, f"{images / group}: all {count:,} images")
+        groups[os.path.dirname(name).partition("/")[0]].append(name)
+    for group, members in sorted(groups.items()):
+        gone = [name for name in members if os.path.basename(name) not in listing(images / os.path.dirname(name))]
+        some = f"{len(gone):,} of {len(members):,} images are not there, for example {', '.join(gone[:NAMED])}."
+        text = some if gone else f"all {len(members):,} images"
+        (checklist.wrong if gone else checklist.ok)(label, f"{images / group}: {text}")
     return list(samples)
-
-
-def _listing(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return frozenset()
 
 
 def check_tokens(checklist: Checklist, root: Path, base: Path, version: str, samples: list[dict[str, Any]]) -> None:
