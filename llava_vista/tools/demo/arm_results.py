@@ -24,15 +24,7 @@ _HEAD = ("", "CE stage 1", "CE stage 2", "VISTA loss", "similarity", "held-out a
 def summarize(
     title: str, runs: Mapping[str, TrainingRun], seconds: Mapping[str, float], accuracy: float, kinds: dict[str, float]
 ) -> dict[str, Any]:
-    """Return an arm's numbers as results.json has them.
-
-    Args:
-        title: Of the arm.
-        runs: The training of each stage.
-        seconds: Wall time of each stage.
-        accuracy: The share of correct held-out answers.
-        kinds: The same by kind of question.
-    """
+    """Return an arm's numbers as results.json has them; ``runs`` and ``seconds`` are by stage."""
     stages = {
         stage: {
             "ce_first": run.series("ce_loss")[1][0],
@@ -44,8 +36,8 @@ def summarize(
         for stage, run in runs.items()
     }
     about_image = {key: _at_both_ends(runs["finetune"], key) for key, *_ in _ABOUT_IMAGE}
-    arm = {"name": title, "stages": stages, "about_image": about_image}
-    return {**arm, "accuracy": accuracy, "accuracy_by_kind": kinds}
+    shares = {"accuracy": accuracy, "accuracy_by_kind": kinds}
+    return {"name": title, "stages": stages, "about_image": about_image, **shares}
 
 
 def _at_both_ends(run: TrainingRun, key: str) -> list[float | None]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 MAX_NEW_TOKENS = 24
 
 
@@ -56,7 +58,6 @@ def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
 
     The language model is float32 and the vision tower float16, as in ``llava.train``.
     """
-    import torch
     from llava.model import LlavaLlamaForCausalLM
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -74,7 +75,6 @@ def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
 
 def answer_questions(checkpoint: Path, records: Sequence[dict[str, Any]], images: Path) -> list[str]:
     """Return the greedy answers of one checkpoint, without VISTA attached."""
-    import torch
     from llava.mm_utils import process_images, tokenizer_image_token
     from PIL import Image
     from tqdm import tqdm

@@ -32,7 +32,6 @@ class SceneObject:
 
     @property
     def name(self) -> str:
-        """Return its name in captions and questions, such as "red circle"."""
         return f"{self.color} {self.shape}"
 
     @property

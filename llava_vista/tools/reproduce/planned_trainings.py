@@ -94,21 +94,15 @@ class PlannedTraining:
         """
         settings, data = self.settings, self.stage.data
         per_device, accumulation = global_batch(settings, self.stage, recorded)
-        is_first = self.stage.name == PRETRAIN
-        trained = self.pretrained / (settings.recipe.projector or "")
+        projector = self.pretrained / (settings.recipe.projector or "")
         places = {
-            "base": settings.base,
-            "tower": settings.tower,
             "annotations": settings.data_root / data.annotations,
             "images": settings.data_root / data.images,
-            "output": self.folder,
-            "seed": self.seed,
             "per_device": per_device,
             "accumulation": accumulation,
-            "pretrained": self.pretrained,
-            "projector": settings.shared_projector(self.seed) if is_first else trained,
+            "projector": settings.shared_projector(self.seed) if self.stage.name == PRETRAIN else projector,
         }
-        values = {flag: text.format(**places) for flag, text in self.stage.values.items()}
+        values = {flag: text.format(run=self, **places) for flag, text in self.stage.values.items()}
         return values if self.arm == BASELINE else {**values, **settings.flags}
 
 

@@ -142,15 +142,12 @@ def _make_projector(settings: ReproduceSettings, seed: int) -> None:
 
     from ..kit.untrained_projector import write_projector
 
-    base, tower = locate(settings.base), locate(settings.tower)
-    if base is None or tower is None:
-        raise ReproduceError(f"{settings.base} or {settings.tower} is not there any more.")
-    config = read_config(tower)
-    vision = config.get("vision_config", config)["hidden_size"]
+    base, tower = (read_config(locate(name) or Path(name)) for name in (settings.base, settings.tower))
+    vision_size = tower.get("vision_config", tower)["hidden_size"]
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        write_projector(path, int(vision), int(read_config(base)["hidden_size"]))
+        write_projector(path, int(vision_size), int(base["hidden_size"]))
 
 
 def _merge(settings: ReproduceSettings, script: str, lora: Path) -> None:
