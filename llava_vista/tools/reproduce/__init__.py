@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from .launch_script import quoted
     from .paper_evaluation import check_tasks, compare_words, evaluate
-    from .training_sequence import show_trainings, train
+    from .training_sequence import train
 
     settings, tasks = read_settings(args), check_tasks(args.tasks, args.include_path)
     if args.action == "evaluate":
@@ -64,10 +64,7 @@ def run(args: argparse.Namespace) -> int:
         print(quoted(["llava-vista", *words]), flush=True)
         # A process of its own: a tool imports neither another tool nor the command line above it.
         return 0 if args.dry_run else subprocess.call([sys.executable, "-m", "llava_vista.cli", *words])
-    if args.dry_run:
-        return show_trainings(settings)
-    train(settings)
-    return 0
+    return train(settings, args.dry_run)
 
 
 def read_settings(args: argparse.Namespace) -> ReproduceSettings:

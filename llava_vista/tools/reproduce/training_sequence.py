@@ -29,31 +29,6 @@ from .training_inputs import MISMATCH, is_model, locate, read_config
 MISMATCHES = 100
 
 
-def show_trainings(settings: ReproduceSettings) -> int:
-    """Print the checklist, the cost, and each stage's command with what differs in its other trainings.
-
-    Return the exit code: 1 when something is missing.
-    """
-    checklist, recorded = check_training(settings)
-    print_checklist(checklist)
-    runs = planned_trainings(settings)
-    print(f"\n{_cost(runs)}")
-    for name, command in recorded.items():
-        first, *others = [run for run in runs if run.stage.name == name]
-        try:
-            values = first.appended(command)
-        except ValueError:
-            continue  # the checklist has it
-        print(f"\n# {first}: {settings.root}/{first.stage.script}, with our values at the end")
-        print(quoted([*launcher(settings), *command, *as_words(values)]))
-        for run in others:
-            changed = {flag: value for flag, value in run.appended(command).items() if values.get(flag) != value}
-            print(f"# {run}: the same, but\n    {quoted(as_words(changed))}")
-    count = len(checklist.problems)
-    print(f"\n{count} problem{'s' if count > 1 else ''} found (marked !!)." if count else "\nNothing is missing.")
-    return 1 if count else 0
-
-
 def print_checklist(checklist: Checklist, planned: str = "") -> None:
     """Print it, and stop at its problems where something is to be done now (``planned``: "trained").
 
@@ -70,32 +45,51 @@ def as_words(flags: Mapping[str, str]) -> list[str]:
     return [word for pair in flags.items() for word in pair]
 
 
-def _cost(runs: list[PlannedTraining]) -> str:
-    hours = [run.stage.gpu_hours for run in runs if not run.is_done]
-    known = [hour for hour in hours if hour is not None]
-    text = f"{len(runs)} trainings, {len(runs) - len(hours)} of them done"
-    if known:
-        text += f"; about {sum(known):g} A100 GPU hours for {len(known)} of the others, by the upstream's README"
-    if len(known) < len(hours):
-        text += f"; GPU hours of {len(hours) - len(known)} are not known"
-    return f"{text}."
-
-
-def train(settings: ReproduceSettings) -> None:
-    """Run all trainings, after the checklist has found no problem.
+def train(settings: ReproduceSettings, dry_run: bool) -> int:
+    """Run all trainings after the checklist has found no problem, or only show them, and return the exit code.
 
     Raises:
         ReproduceError: something is missing, or a training failed.
     """
     checklist, recorded = check_training(settings)
-    print_checklist(checklist, "trained")
-    for run in planned_trainings(settings):
+    print_checklist(checklist, "" if dry_run else "trained")
+    runs = planned_trainings(settings)
+    if dry_run:
+        _show(runs, recorded)
+        count = len(checklist.problems)
+        print(f"\n{count} problem{'s' if count > 1 else ''} found (marked !!)." if count else "\nNothing is missing.")
+        return 1 if count else 0
+    for run in runs:
         if run.is_done:
             print(f"\n=== {run}: done already, in {run.folder} ===", flush=True)
         else:
             _train_one(run, recorded[run.stage.name])
         if run.stage.name == LORA and settings.recipe.merge_script:
             _merge(settings, settings.recipe.merge_script, run.folder)
+    return 0
+
+
+def _show(runs: list[PlannedTraining], recorded: Mapping[str, list[str]]) -> None:
+    """Print the cost, and each stage's command with what differs in its other trainings."""
+    hours = [run.stage.gpu_hours for run in runs if not run.is_done]
+    known = [hour for hour in hours if hour is not None]
+    cost = f"{len(runs)} trainings, {len(runs) - len(hours)} of them done"
+    if known:
+        cost += f"; about {sum(known):g} A100 GPU hours for {len(known)} of the others, by the upstream's README"
+    if len(known) < len(hours):
+        cost += f"; GPU hours of {len(hours) - len(known)} are not known"
+    print(f"\n{cost}.")
+    for name, command in recorded.items():
+        first, *others = [run for run in runs if run.stage.name == name]
+        try:
+            values = first.appended(command)
+        except ValueError:
+            continue  # the checklist has it
+        print(f"\n# {first}: {first.settings.root}/{first.stage.script}, with our values at the end")
+        print(quoted([*launcher(first.settings), *command, *as_words(values)]))
+        for run in others:
+            changed = {flag: value for flag, value in run.appended(command).items() if values.get(flag) != value}
+            print(f"# {run}: the same, but\n    {quoted(as_words(changed))}")
 
 
 def _train_one(run: PlannedTraining, command: list[str]) -> None:
