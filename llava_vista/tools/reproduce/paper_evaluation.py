@@ -48,6 +48,7 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | 
     models = [settings.evaluated_model(seed, arm) for seed in settings.seeds for arm in settings.arms]
     checklist = _check(settings, models, tasks)
     print_checklist(checklist, "" if dry_run else "evaluated")
+    is_shown = False
     for model in models:
         output = model.with_name(f"{LMMS_EVAL}-{model.name}")
         done = _scored(output)
@@ -56,8 +57,9 @@ def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | 
         for task in left:
             command = _command(settings, model, task, output)
             command += ["--include_path", str(Path(include_path).resolve())] if include_path else []
-            if not dry_run or (model, task) == (models[0], left[0]):  # the others differ in what the line above names
+            if not (dry_run and is_shown):  # the others differ in what the line above names
                 print(quoted(command), flush=True)
+            is_shown = True
             if dry_run:
                 continue
             if subprocess.run(command).returncode:

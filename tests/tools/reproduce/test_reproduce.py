@@ -338,6 +338,19 @@ def test_evaluation_of_every_published_task(tmp_path, capsys) -> None:
     assert "trains no model to evaluate" in capsys.readouterr().err
 
 
+def test_dry_run_shows_a_command_though_the_first_model_is_done(tmp_path, capsys) -> None:
+    """An evaluation that was cut off: what is left to do is that of later models."""
+    done = settings(tmp_path).evaluated_model(42, "baseline")
+    result = done.with_name(f"lmms-eval-{done.name}") / "x" / "20250101_000000_results.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps({"results": {"gqa": {"exact_match,none": 0.5}}, "config": {"model": "llava"}}))
+    words = ["reproduce", "evaluate", "--output", str(tmp_path / "out"), "--seeds", "42", "--tasks", "gqa", "--dry-run"]
+    assert main(words) == 1  # no model
+    text = capsys.readouterr().out
+    assert "1 tasks are done, to do: nothing" in text
+    assert text.count("--tasks gqa") == text.count("--model llava \\\n") == 1
+
+
 def test_lora_is_merged_before_evaluation(tmp_path, capsys) -> None:
     model = settings(tmp_path, stages=("pretrain", LORA)).evaluated_model(42, "baseline")
     assert "llava" in model.name
