@@ -16,8 +16,7 @@ from runs import environment, history
 
 from llava_vista.tools.demo.tiny_checkpoint import SYSTEM_PROMPT, write_tokenizer
 from llava_vista.tools.kit.report import OK, WRONG, Checklist
-from llava_vista.tools.reproduce.base_models import check_generation_config
-from llava_vista.tools.reproduce.tokenization import check_tokens
+from llava_vista.tools.reproduce.training_inputs import check_generation_config, check_tokens
 
 pytestmark = pytest.mark.environments("llava")
 

@@ -10,6 +10,7 @@ from ...config import VistaConfig
 from ...errors import DemoError
 from ..kit.argument_types import seed
 
+#: Imported by LLaVA's training, and by the demo itself.
 NEEDED = ("torch", "transformers", "llava", "sentencepiece", "PIL", "matplotlib", "deepspeed")
 
 
@@ -25,24 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example:\n  llava-vista demo --method cosine --weight 0.1 --output demo-cosine"
 
 
-def check_environment() -> None:
-    """Check that LLaVA and everything that its training imports is installed.
+def run(args: argparse.Namespace) -> int:
+    """Run the demo, and return the exit code.
 
     Raises:
-        DemoError: naming what is missing.
+        ConfigError: an option of VISTA's is wrong.
+        DemoError: a package is missing, or see `paired_training.run_demo`.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    VistaConfig(method=args.method, weight=args.weight)  # a wrong value is an error before anything is trained
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise DemoError(
             f"The demo needs packages that are not in this environment ({sys.prefix}): {', '.join(missing)}. Run "
             "`bash scripts/demo.sh` in a checkout of llava-vista: it makes an environment that has them."
         )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the demo, and return the exit code."""
-    VistaConfig(method=args.method, weight=args.weight)  # a wrong value is an error before anything is trained
-    check_environment()
     from .paired_training import run_demo
 
     run_demo(args)

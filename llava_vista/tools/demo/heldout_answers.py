@@ -6,15 +6,17 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import torch
 
 MAX_NEW_TOKENS = 24
 
 
 def load_records(path: str | Path) -> list[dict[str, Any]]:
     """Read one of the demo's JSON files."""
-    records: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return records
+    return list(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def score(records: Sequence[dict[str, Any]], given: Sequence[str]) -> tuple[float, dict[str, float]]:
@@ -23,7 +25,7 @@ def score(records: Sequence[dict[str, Any]], given: Sequence[str]) -> tuple[floa
     for record, answer in zip(records, given, strict=True):
         correct[record["kind"]].append(answer.strip().lower() == record["answer"].lower())
     total = [hit for hits in correct.values() for hit in hits]
-    return sum(total) / len(total), {kind: sum(hits) / len(hits) for kind, hits in sorted(correct.items())}
+    return fmean(total), {kind: fmean(hits) for kind, hits in sorted(correct.items())}
 
 
 def majority_answers(training: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]) -> list[str]:
@@ -33,10 +35,7 @@ def majority_answers(training: Sequence[dict[str, Any]], records: Sequence[dict[
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
-    for sample in training:
-        if "image" not in sample:
-            continue
-        turns = sample["conversations"]
+    for turns in (sample["conversations"] for sample in training if "image" in sample):
         for human, gpt in zip(turns[::2], turns[1::2], strict=True):
             by_question[human["value"].replace("<image>", "").strip()][gpt["value"]] += 1
             overall[gpt["value"]] += 1
@@ -51,8 +50,7 @@ def prompt_for(question: str) -> str:
     conversation = conv_templates["v1"].copy()
     conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{question}")
     conversation.append_message(conversation.roles[1], None)
-    prompt: str = conversation.get_prompt()
-    return prompt
+    return str(conversation.get_prompt())
 
 
 def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
@@ -60,7 +58,6 @@ def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
 
     The language model is float32 and the vision tower float16, as in ``llava.train``.
     """
-    import torch
     from llava.model import LlavaLlamaForCausalLM
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -78,7 +75,6 @@ def load_model(checkpoint: Path) -> tuple[Any, Any, Any]:
 
 def answer_questions(checkpoint: Path, records: Sequence[dict[str, Any]], images: Path) -> list[str]:
     """Return the greedy answers of one checkpoint, without VISTA attached."""
-    import torch
     from llava.mm_utils import process_images, tokenizer_image_token
     from PIL import Image
     from tqdm import tqdm

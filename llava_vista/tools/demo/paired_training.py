@@ -17,16 +17,14 @@ from pathlib import Path
 from ...errors import DemoError
 from ..kit.processes import run_logged, tail
 from ..kit.training_folder import TrainingRun, read_training
-from .arm_results import Arm, results_table
+from .arm_results import results_tables, summarize
 from .heldout_answers import answer_questions, load_records, majority_answers, score
 from .scene_dataset import DataPaths, DataSizes, text_samples, write_data
 from .text_pretraining import pretrain_text
 from .tiny_checkpoint import TinyPaths, build_tiny_llava
 
-LAUNCH = Path(__file__).parent / "launch"
 #: --overwrite deletes only a folder that has this file.
 MARKER = "made-by-llava-vista-demo"
-STAGES = ("pretrain", "finetune")
 IMAGE_SIZE = 96
 #: Steps between measurements of what the image adds to the text.
 PROBE_STEPS = "10"
@@ -75,9 +73,8 @@ def make_folder(output: Path, overwrite: bool) -> None:
         if not (output / MARKER).exists():
             raise DemoError(f"{output} is not empty and was not made by the demo. Choose another --output.")
         if not overwrite:
-            raise DemoError(
-                f"{output} holds an earlier demo. Add --overwrite to replace it, or choose another --output."
-            )
+            advice = "Add --overwrite to replace it, or choose another --output."
+            raise DemoError(f"{output} holds an earlier demo. {advice}")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARKER).touch()
@@ -108,24 +105,26 @@ def train_stage(setup: Setup, stage: str, arm: Path, sizes: Sizes, seed: int, fl
     output, log = arm / stage, arm / f"{stage}.log"
     output.mkdir(parents=True)
     is_pretraining = stage == "pretrain"
-    environment = {
-        **{key: value for key, value in os.environ.items() if key != "LLAVA_VISTA"},
+    values = {
         "PYTHON": sys.executable,
         "PYTHONWARNINGS": "ignore",
-        "LANGUAGE_MODEL": str(setup.tiny.language_model),
-        "VISION_TOWER": str(setup.tiny.vision_tower),
-        "IMAGE_FOLDER": str(setup.data.images),
-        "DATA_PATH": str(setup.data.pretrain if is_pretraining else setup.data.finetune),
-        "PROJECTOR": str(setup.tiny.projector if is_pretraining else arm / "pretrain" / "mm_projector.bin"),
-        "OUTPUT_DIR": str(output),
-        "EPOCHS": str(sizes.pretrain_epochs if is_pretraining else sizes.finetune_epochs),
-        "BATCH_SIZE": str(sizes.batch_size),
-        "LEARNING_RATE": str(sizes.pretrain_rate if is_pretraining else sizes.finetune_rate),
-        "LOGGING_STEPS": "5",
-        "SEED": str(seed),
+        "LANGUAGE_MODEL": setup.tiny.language_model,
+        "VISION_TOWER": setup.tiny.vision_tower,
+        "IMAGE_FOLDER": setup.data.images,
+        "DATA_PATH": setup.data.pretrain if is_pretraining else setup.data.finetune,
+        "PROJECTOR": setup.tiny.projector if is_pretraining else arm / "pretrain" / "mm_projector.bin",
+        "OUTPUT_DIR": output,
+        "EPOCHS": sizes.pretrain_epochs if is_pretraining else sizes.finetune_epochs,
+        "BATCH_SIZE": sizes.batch_size,
+        "LEARNING_RATE": sizes.pretrain_rate if is_pretraining else sizes.finetune_rate,
+        "LOGGING_STEPS": 5,
+        "SEED": seed,
     }
+    environment = {**os.environ, **{name: str(value) for name, value in values.items()}}
+    environment.pop("LLAVA_VISTA", None)
+    script = Path(__file__).parent / "launch" / f"{stage}.sh"
     begin = time.perf_counter()
-    code = run_logged(["bash", str(LAUNCH / f"{stage}.sh"), *flags], log, environment=environment)
+    code = run_logged(["bash", str(script), *flags], log, environment=environment)
     seconds = time.perf_counter() - begin
     if code:
         raise DemoError(f"The training ended with exit code {code}. The end of its output, {log}:\n{tail(log)}")
@@ -142,8 +141,8 @@ def read_stage(folder: Path, *, with_vista: bool) -> TrainingRun:
     """
     run = read_training(folder)
     present = [key for key in VISTA_KEYS if any(key in record for record in run.log)]
-    if with_vista and len(present) < len(VISTA_KEYS):
-        missing = [key for key in VISTA_KEYS if key not in present]
+    missing = [key for key in VISTA_KEYS if key not in present]
+    if with_vista and missing:
         raise DemoError(f"VISTA did not act: the log of {folder} lacks {missing}. Run `llava-vista doctor`.")
     if not with_vista and present:
         raise DemoError(f"VISTA acted in the baseline: the log of {folder} has {present}. Unset LLAVA_VISTA.")
@@ -151,54 +150,47 @@ def read_stage(folder: Path, *, with_vista: bool) -> TrainingRun:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    """Run the whole demo. ``args`` are those of `llava_vista.tools.demo.add_arguments`."""
+    """Run the whole demo. ``args`` are those of `llava_vista.tools.demo.add_arguments`.
+
+    Raises:
+        DemoError: a training or the comparison failed, or the output folder cannot be used.
+    """
     output, sizes = Path(args.output).resolve(), QUICK if args.quick else Sizes()
     make_folder(output, args.overwrite)
     begin = time.perf_counter()
     setup = make_setup(output, sizes, args.seed)
     questions, training = load_records(setup.data.heldout), load_records(setup.data.finetune)
-    arms = []
+    arms, chances = [], []
     # weight 0 only observes: no number of the training changes, and `compare` can check seed, data and options
     for name, title, weight in (("baseline", "baseline", 0.0), ("vista", f"+ VISTA {args.method}", args.weight)):
         flags = ["--vista", "--vista_method", args.method, "--vista_weight", str(weight)]
         flags += ["--vista_probe_steps", PROBE_STEPS]
         runs, seconds = {}, {}
-        for number, stage in enumerate(STAGES, start=1):
+        for number, stage in enumerate(("pretrain", "finetune"), start=1):
             _print_heading(f"{title}: LLaVA's stage {number} ({stage}) {' '.join(flags)}")
             seconds[stage] = train_stage(setup, stage, output / name, sizes, args.seed, flags)
             runs[stage] = read_stage(output / name / stage, with_vista=True)
         _print_heading(f"{title}: answers to {len(questions)} held-out questions, stock LLaVA")
         given = answer_questions(output / name / "finetune", questions, setup.data.images)
-        arms.append(Arm(title, runs, seconds, *score(questions, given)))
-    chance, _ = score(questions, majority_answers(training, questions))
+        arms.append(summarize(title, runs, seconds, *score(questions, given)))
+        chances += runs["finetune"].series("vista_own_first_chance")[1]
+    guess, _ = score(questions, majority_answers(training, questions))
 
     _print_heading("Result")
-    text = results_table(arms, chance)
+    text = results_tables(arms, guess, chances)
     print(text)
-    summaries = [arm.summary() for arm in arms]
-    results = {"seed": args.seed, "quick": args.quick, "blind_guess_accuracy": chance, "arms": summaries}
+    results = {"seed": args.seed, "quick": args.quick, "blind_guess_accuracy": guess, "arms": arms}
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (output / "table.txt").write_text(text + "\n", encoding="utf-8")
-    baseline, vista = (output / name / "finetune" for name in ("baseline", "vista"))
-    _compare(baseline, vista, output)
-    took = time.perf_counter() - begin
-    print(f"\n{took:.0f} s in all. One seed of a toy: this shows that everything works, not that VISTA helps or harms.")
-    print(f"Files    {output}: report.html, curves.png, table.txt, results.json, baseline/, vista/")
-    print(f"Compare  llava-vista compare {baseline} {vista}")
-    print(f"Probe    llava-vista probe {baseline} {vista} --data {setup.data.heldout} --images {setup.data.images}")
-
-
-def _compare(baseline: Path, vista: Path, output: Path) -> None:
-    """Write compare's report and curves of stage 2, and print its first sentences.
-
-    Raises:
-        DemoError: compare failed.
-    """
-    words = ["compare", str(baseline), str(vista), "--quiet"]
-    for name in ("report.html", "curves.png"):
-        words += ["-o", str(output / name)]
+    compared = [str(output / name / "finetune") for name in ("baseline", "vista")]
+    words = ["compare", *compared, "--quiet", "-o", str(output / "report.html"), "-o", str(output / "curves.png")]
     # A process of its own: a tool imports no other tool.
     done = subprocess.run([sys.executable, "-m", "llava_vista.cli", *words], capture_output=True, text=True)
     if not (output / "curves.png").is_file():  # the exit code is also 1 for a report of what could not be compared
         raise DemoError(f"`llava-vista {shlex.join(words)}` failed: {done.stderr.strip()[-1000:]}")
     print(f"\n{done.stdout.strip()}")
+    took, models = time.perf_counter() - begin, " ".join(compared)
+    print(f"\n{took:.0f} s in all. One seed of a toy: this shows that everything works, not that VISTA helps or harms.")
+    print(f"Files    {output}: report.html, curves.png, table.txt, results.json, baseline/, vista/")
+    print(f"Compare  llava-vista compare {models}")
+    print(f"Probe    llava-vista probe {models} --data {setup.data.heldout} --images {setup.data.images}")

@@ -12,19 +12,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .scene_pictures import save_pictures
 from .scenes import ATTRIBUTE_KINDS, Question, Scene, caption, make_scenes, notes, questions
 from .tiny_checkpoint import SYSTEM_PROMPT
 
 CAPTION_REQUESTS = (
-    "Describe the picture in detail.",
-    "What do you see in the picture?",
-    "Tell me everything that is in the picture.",
-)
-CAPTION_SHARE = 0.6
-SYSTEM_SHARE = 0.2
+    "Describe the picture in detail.", "What do you see in the picture?", "Tell me everything that is in the picture.",
+)  # fmt: skip
+CAPTION_SHARE, SYSTEM_SHARE = 0.6, 0.2
 _Record = dict[str, Any]
 TextSample = list[tuple[str, bool]]
 
@@ -40,8 +37,7 @@ class DataSizes:
     heldout_questions: int = 200
 
 
-@dataclass(frozen=True)
-class DataPaths:
+class DataPaths(NamedTuple):
     """Paths of what `write_data` wrote."""
 
     images: Path
@@ -84,11 +80,7 @@ def heldout_records(scenes: Sequence[Scene], seed: int) -> list[_Record]:
 
 
 def text_samples(count: int, seed: int, turns: int) -> list[TextSample]:
-    """Return captions and conversations without images, for the pre-training of the language model.
-
-    Returns:
-        Samples, each a list of (text, whether the text has labels).
-    """
+    """Return captions and conversations without images, each as a list of (text, whether the text has labels)."""
     rng = random.Random(f"text/{seed}")
     samples: list[TextSample] = []
     for scene in make_scenes(count, seed, prefix="text"):
@@ -107,25 +99,20 @@ def text_samples(count: int, seed: int, turns: int) -> list[TextSample]:
 
 def write_data(directory: Path, sizes: DataSizes, seed: int, image_size: int) -> DataPaths:
     """Draw the scenes and write the three JSON files. No held-out scene is in a training set."""
-    paths = DataPaths(
-        directory / "images", *(directory / f"{name}.json" for name in ("pretrain", "finetune", "heldout"))
-    )
+    files = [directory / f"{name}.json" for name in ("pretrain", "finetune", "heldout")]
     pretrain = make_scenes(sizes.pretrain_scenes, seed, prefix="pretrain")
     finetune = make_scenes(sizes.finetune_scenes, seed, prefix="finetune")
     seen = {scene.objects for scene in (*pretrain, *finetune)}
     drawn = make_scenes(sizes.heldout_questions * 2, seed, prefix="heldout")
     heldout = [scene for scene in drawn if scene.objects not in seen][: sizes.heldout_questions]
-    save_pictures((*pretrain, *finetune, *heldout), paths.images, image_size)
+    save_pictures((*pretrain, *finetune, *heldout), directory / "images", image_size)
 
     rng = random.Random(f"records/{seed}")
     mix = [question_record(scene, questions(scene, seed)[: sizes.turns]) for scene in finetune]
     for scene in make_scenes(sizes.text_only, seed, prefix="words"):
         mix.append(question_record(scene, questions(scene, seed)[: sizes.turns], notes(scene, rng)))
     rng.shuffle(mix)
-    for path, records in (
-        (paths.pretrain, [caption_record(scene, rng) for scene in pretrain]),
-        (paths.finetune, mix),
-        (paths.heldout, heldout_records(heldout, seed)),
-    ):
-        path.write_text(json.dumps(records, indent=1), encoding="utf-8")
-    return paths
+    records = [[caption_record(scene, rng) for scene in pretrain], mix, heldout_records(heldout, seed)]
+    for path, content in zip(files, records, strict=True):
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return DataPaths(directory / "images", *files)

@@ -11,32 +11,13 @@ from PIL import Image, ImageDraw
 from .scenes import GRID, Scene
 
 RGB = {
-    "red": (214, 39, 40),
-    "green": (44, 160, 44),
-    "blue": (31, 90, 220),
-    "yellow": (240, 210, 20),
-    "purple": (130, 40, 170),
-    "orange": (255, 127, 14),
-}
+    "red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 90, 220),
+    "yellow": (240, 210, 20), "purple": (130, 40, 170), "orange": (255, 127, 14),
+}  # fmt: skip
 BACKGROUND = (236, 236, 232)
 _SUPERSAMPLING = 4
-
-
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, fill: tuple[int, ...]
-) -> None:
-    """Draw one shape around its centre."""
-    if shape == "circle":
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
-    elif shape == "square":
-        half = radius * 0.88
-        draw.rectangle((x - half, y - half, x + half, y + half), fill=fill)
-    elif shape == "triangle":
-        draw.polygon([(x, y - radius), (x + radius, y + radius * 0.85), (x - radius, y + radius * 0.85)], fill=fill)
-    else:  # a cross
-        arm = radius * 0.32
-        draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=fill)
-        draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=fill)
+#: Shapes made of rectangles: half of each one's width and height, in units of the object's radius.
+_RECTANGLES = {"square": [(0.88, 0.88)], "cross": [(1, 0.32), (0.32, 1)]}
 
 
 def draw_scene(scene: Scene, size: int = 96) -> Image.Image:
@@ -47,10 +28,15 @@ def draw_scene(scene: Scene, size: int = 96) -> Image.Image:
     cell = size * _SUPERSAMPLING / GRID
     for thing in scene.objects:
         row, column = thing.cell
-        radius = cell * rng.uniform(0.36, 0.42)
-        jitter_x, jitter_y = (cell * rng.uniform(-0.04, 0.04) for _ in range(2))
-        x, y = (column + 0.5) * cell + jitter_x, (row + 0.5) * cell + jitter_y
-        _draw_shape(draw, thing.shape, x, y, radius, RGB[thing.color])
+        r = cell * rng.uniform(0.36, 0.42)
+        x, y = ((place + 0.5) * cell + cell * rng.uniform(-0.04, 0.04) for place in (column, row))
+        fill = RGB[thing.color]
+        if thing.shape == "circle":
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+        elif thing.shape == "triangle":
+            draw.polygon([(x, y - r), (x + r, y + r * 0.85), (x - r, y + r * 0.85)], fill=fill)
+        for width, height in _RECTANGLES.get(thing.shape, ()):
+            draw.rectangle((x - r * width, y - r * height, x + r * width, y + r * height), fill=fill)
     return canvas.resize((size, size), Image.Resampling.LANCZOS)
 
 

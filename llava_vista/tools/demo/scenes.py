@@ -11,11 +11,7 @@ from dataclasses import dataclass
 
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "cross")
-PLACES = (
-    "northwest", "north", "northeast",
-    "west", "center", "east",
-    "southwest", "south", "southeast",
-)  # fmt: skip
+PLACES = ("northwest", "north", "northeast", "west", "center", "east", "southwest", "south", "southeast")
 GRID = 3
 #: Fewest and most objects of a scene.
 OBJECTS = (2, 4)
@@ -36,7 +32,6 @@ class SceneObject:
 
     @property
     def name(self) -> str:
-        """Return its name in captions and questions, such as "red circle"."""
         return f"{self.color} {self.shape}"
 
     @property

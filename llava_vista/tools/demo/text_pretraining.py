@@ -13,8 +13,8 @@ from .scene_dataset import TextSample
 _IGNORED = -100
 
 
-def tokenize(folder: Path, samples: Sequence[TextSample]) -> list[tuple[list[int], list[int]]]:
-    """Return (token ids, labels) of each sample, BOS first; parts that are only read have no labels."""
+def tokenize(folder: Path, samples: Sequence[TextSample]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return (token ids, labels) of each sample, both (T,), BOS first; parts that are only read have no labels."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=False)
@@ -25,16 +25,8 @@ def tokenize(folder: Path, samples: Sequence[TextSample]) -> list[tuple[list[int
             piece = tokenizer(text, add_special_tokens=False).input_ids
             ids += piece
             labels += piece if learned else [_IGNORED] * len(piece)
-        rows.append((ids, labels))
+        rows.append((torch.tensor(ids), torch.tensor(labels)))
     return rows
-
-
-def _batch(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pad on the right. Return ids, attention mask and labels, each (B, T)."""
-    ids = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True)  # (B, T)
-    labels = pad_sequence([torch.tensor(row) for _, row in rows], batch_first=True, padding_value=_IGNORED)  # (B, T)
-    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row, _ in rows], batch_first=True)  # (B, T)
-    return ids, mask, labels
 
 
 def pretrain_text(
@@ -55,8 +47,7 @@ def pretrain_text(
     from tqdm import tqdm
     from transformers import LlamaForCausalLM
 
-    folder = Path(folder)
-    rows = tokenize(folder, samples)
+    rows = tokenize(Path(folder), samples)
     model = LlamaForCausalLM.from_pretrained(folder).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     warmup = max(1, steps // 20)
@@ -66,9 +57,11 @@ def pretrain_text(
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     for _ in tqdm(range(steps)):
-        chosen = torch.randint(len(rows), (batch_size,), generator=generator).tolist()
-        ids, mask, labels = (part.to(device) for part in _batch([rows[index] for index in chosen]))
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        batch = [rows[index] for index in torch.randint(len(rows), (batch_size,), generator=generator).tolist()]
+        ids = pad_sequence([row for row, _ in batch], batch_first=True)  # (B, T)
+        labels = pad_sequence([row for _, row in batch], batch_first=True, padding_value=_IGNORED)  # (B, T)
+        mask = pad_sequence([torch.ones_like(row) for row, _ in batch], batch_first=True)  # (B, T)
+        loss = model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

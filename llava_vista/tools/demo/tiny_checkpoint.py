@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -27,8 +27,7 @@ TOKENIZER = {
 TEMPLATE_TEXTS = (f"{SYSTEM_PROMPT} USER: question ASSISTANT: answer",)
 
 
-@dataclass(frozen=True)
-class TinyPaths:
+class TinyPaths(NamedTuple):
     """Values of ``--model_name_or_path``, ``--vision_tower`` and stage 1's ``--pretrain_mm_mlp_adapter``."""
 
     language_model: Path
@@ -54,19 +53,17 @@ def build_tiny_llava(
     """Write ``language_model/``, ``vision_tower/`` and ``projector.bin`` with random weights under ``directory``.
 
     Args:
-        directory: The folder to write to.
         texts: Training texts of the tokenizer. Few texts give a smaller vocabulary.
         seed: Of the weights.
         vocab_size: Upper bound, the 256 byte pieces included.
     """
-    directory = Path(directory)
-    paths = TinyPaths(directory / "language_model", directory / "vision_tower", directory / "projector.bin")
-    tokenizer_length = write_tokenizer(paths.language_model, texts, vocab_size)
+    paths = TinyPaths(*(Path(directory, name) for name in ("language_model", "vision_tower", "projector.bin")))
+    length = write_tokenizer(paths.language_model, texts, vocab_size)
     llama = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "intermediate_size": intermediate_size}
     tower = {"image_size": image_size, "patch_size": patch_size, "hidden_size": vision_hidden_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        write_llama(paths.language_model, vocab_size=tokenizer_length, **llama)
+        write_llama(paths.language_model, vocab_size=length, **llama)
         write_vision_tower(paths.vision_tower, **tower, layers=vision_layers)
         write_projector(paths.projector, vision_hidden_size, hidden_size)
     return paths
@@ -140,5 +137,5 @@ def write_vision_tower(folder: Path, *, image_size: int, patch_size: int, hidden
         embeddings.patch_embedding.weight.normal_(std=(3 * patch_size**2) ** -0.5)
         embeddings.position_embedding.weight.normal_(std=0.5)
     model.save_pretrained(folder)
-    size: dict[str, int] = {"height": image_size, "width": image_size}
+    size = {"height": image_size, "width": image_size}
     CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(folder)

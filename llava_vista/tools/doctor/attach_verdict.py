@@ -21,19 +21,13 @@ _PLAIN_BASES = frozenset({"object", "ABC", "Module", "Generic", "Protocol"})
 
 @dataclass(frozen=True)
 class Verdict:
-    """What attach() does with one model class.
-
-    place: "path:line" in its tree.
-    adapter: None when attach() refuses the class.
-    merge: the merge method that the class defines or inherits.
-    problem: why attach() refuses it, or why its first forward pass stops; "" otherwise.
-    """
+    """What attach() does with one model class."""
 
     cls: ClassSource
-    place: str
-    adapter: Adapter | None = None
-    merge: Method | None = None
-    problem: str = ""
+    place: str  # "path:line" in its tree
+    adapter: Adapter | None = None  # None when attach() refuses the class
+    merge: Method | None = None  # the merge method that the class defines or inherits
+    problem: str = ""  # why attach() refuses it, or why its first forward pass stops
 
     @property
     def name(self) -> str:
@@ -67,10 +61,12 @@ def model_verdicts(tree: SourceTree, adapters: Sequence[Adapter]) -> list[Verdic
     for path, _ in tree.mentioning({"def forward", *(qualified.rpartition(".")[2] for qualified in known)}):
         for cls in tree.classes_of(path):
             forward = cls.method("forward")
-            if forward is not None or cls.qualified in known:
-                verdict = _judge(tree, cls, adapters)
-                if verdict.adapter or (forward is not None and _takes_images(forward.parameters)):
-                    verdicts.append(verdict)
+            if forward is None and cls.qualified not in known:
+                continue
+            verdict, names = _judge(tree, cls, adapters), set(forward.parameters if forward else ())
+            takes_text = "labels" in names and names & {"input_ids", "inputs_embeds"}
+            if verdict.adapter or (takes_text and any(map(_IMAGE_WORDS.search, names))):
+                verdicts.append(verdict)
     return verdicts
 
 
@@ -84,9 +80,8 @@ def _judge(tree: SourceTree, cls: ClassSource, adapters: Sequence[Adapter]) -> V
     place = tree.place(cls.path, cls.node.lineno)
 
     def merge_of(adapter: Adapter) -> Method | None:
-        methods = (item.method(adapter.merge_method) for item in lineage)
-        found = next((method for method in methods if method), None)
-        return None if found and adapter.fallback and _missing(found) else found
+        found = next((method for item in lineage if (method := item.method(adapter.merge_method))), None)
+        return None if found and adapter.fallback and not set(MERGE_ARGUMENTS) <= set(found.parameters) else found
 
     claims = [
         adapter
@@ -102,7 +97,7 @@ def _judge(tree: SourceTree, cls: ClassSource, adapters: Sequence[Adapter]) -> V
     if len(claims) > 1:
         return Verdict(cls, place, problem=f"several adapters claim it: {', '.join(claim.name for claim in claims)}.")
     [adapter], merge = claims, merge_of(claims[0])
-    is_elsewhere = any(_is_listed(base, adapter) for base in outside) and merge is None
+    is_elsewhere = merge is None and any(_is_listed(base, adapter) for base in outside)
     return Verdict(cls, place, adapter, merge, "" if is_elsewhere else _merge_problem(adapter, merge))
 
 
@@ -111,25 +106,14 @@ def _merge_problem(adapter: Adapter, merge: Method | None) -> str:
     if merge is None:
         if type(adapter).placeholder_ids is not Adapter.placeholder_ids:
             return ""
-        return (
-            f"{adapter.merge_method}, which adapter {adapter.name} goes by, is not defined in this checkout: this "
-            "version of the host differs from those known."
-        )
-    if missing := _missing(merge):
+        lost = f"{adapter.merge_method}, which adapter {adapter.name} goes by, is not defined in this checkout"
+        return f"{lost}: this version of the host differs from those known."
+    if missing := [name for name in MERGE_ARGUMENTS if name not in merge.parameters]:
         return f"{merge.name} has no parameter {' or '.join(missing)}, which VISTA passes by name."
     if merge.returns and max(merge.returns) < LEAST_RETURNS:
         found = " or ".join(map(str, merge.returns))
         return f"{merge.name} returns {found} values; embeddings, labels and a mask are needed."
     return ""
-
-
-def _missing(merge: Method) -> list[str]:
-    return [name for name in MERGE_ARGUMENTS if name not in merge.parameters]
-
-
-def _takes_images(parameters: Sequence[str]) -> bool:
-    takes_text = "labels" in parameters and bool({"input_ids", "inputs_embeds"} & set(parameters))
-    return takes_text and any(_IMAGE_WORDS.search(name) for name in parameters)
 
 
 def _is_listed(base: str, adapter: Adapter) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,34 +28,31 @@ class Checkout:
     """
 
     def __init__(self, folder: Path, adapters: Sequence[Adapter]) -> None:
-        self.tree = SourceTree(folder.resolve())
-        self._hosts = set(host_packages(adapters))
+        self.tree = tree = SourceTree(folder.resolve())
+        self.facts: set[str] = set()
         self._entries: list[str] = []
         self._trainers: list[tuple[str, str]] = []  # (package, "name (place)")
         self._training: set[Path] = set()
-        self.facts: set[str] = set()
-        self._read_training()
-        found = model_verdicts(self.tree, adapters)
+        for path, module in tree.mentioning([PARSER, "Trainer"]):
+            entries = [tree.place(path, line) for line in calls(module, PARSER)]
+            trainers = [
+                (tree.package(path), f"{cls.name} ({tree.place(path, cls.node.lineno)})")
+                for cls in tree.classes_of(path)
+                if any(last_name(base).endswith("Trainer") for base in cls.node.bases)
+            ]
+            self._entries += entries
+            self._trainers += trainers
+            if trainers or entries:
+                self._training.add(path)
+            if _SUSPECT.search(tree.texts[path]) and not _SUSPECT_IMPORT.search(tree.texts[path]):
+                self.facts.add("unbound:DebugOption")
+        self._hosts = set(host_packages(adapters))
+        found = model_verdicts(tree, adapters)
         self.models = self._own(found)
         self.set_aside = sorted({f"{model.package}/" for model in found if model not in self.models})
         self.packages = {model.package for model in self.models}
         self.facts |= {f"host:{package}" for package in self.packages} | {f"class:{m.name}" for m in self.models}
         self.facts |= {f"merge:{name}" for model in self.models if model.merge for name in model.merge.parameters}
-
-    def _read_training(self) -> None:
-        for path, module in self.tree.mentioning([PARSER, "Trainer"]):
-            trainers = [
-                f"{cls.name} ({self.tree.place(path, cls.node.lineno)})"
-                for cls in self.tree.classes_of(path)
-                if any(last_name(base).endswith("Trainer") for base in cls.node.bases)
-            ]
-            entries = [self.tree.place(path, line) for line in calls(module, PARSER)]
-            self._trainers += [(self.tree.package(path), trainer) for trainer in trainers]
-            self._entries += entries
-            if trainers or entries:
-                self._training.add(path)
-            if _SUSPECT.search(self.tree.texts[path]) and not _SUSPECT_IMPORT.search(self.tree.texts[path]):
-                self.facts.add("unbound:DebugOption")
 
     def _is_trained(self, model: Verdict) -> bool:
         """Return whether training code names the class."""
@@ -76,10 +74,10 @@ class Checkout:
     @property
     def answer(self) -> str:
         """The adapters of the models, in words."""
-        names: dict[str, list[str]] = {}
+        names: defaultdict[str, list[str]] = defaultdict(list)
         for model in self.models:
             if not model.problem:
-                names.setdefault(model.adapter_name, []).append(model.name)
+                names[model.adapter_name].append(model.name)
         return "; ".join(f"adapter {adapter} for {name_some(classes)}" for adapter, classes in names.items())
 
     def report(self, section: Checklist) -> str:
@@ -102,10 +100,10 @@ class Checkout:
         return section.lines[0].text
 
     def _report_models(self, section: Checklist) -> None:
-        problems: dict[tuple[str, str], list[Verdict]] = {}
+        problems: defaultdict[tuple[str, str], list[Verdict]] = defaultdict(list)
         for model in self.models:
             if model.problem:
-                problems.setdefault((model.adapter_name, model.problem), []).append(model)
+                problems[model.adapter_name, model.problem].append(model)
             else:
                 section.ok("adapter", str(model))
         is_any_known = any(model.adapter for model in self.models)
@@ -117,32 +115,27 @@ class Checkout:
         if self.set_aside:
             folders = ", ".join(self.set_aside)
             section.note("set aside", f"models in {folders}: a copy of another host, or not trained here")
-        for merge in dict.fromkeys(model.merge for model in self.models):
-            if merge:
-                place = self.tree.place(merge.path, merge.node.lineno)
-                section.ok("merge method", f"{merge.name}({ast.unparse(merge.node.args)}) ({place})")
+        for merge in dict.fromkeys(model.merge for model in self.models if model.merge):
+            place = self.tree.place(merge.path, merge.node.lineno)
+            section.ok("merge method", f"{merge.name}({ast.unparse(merge.node.args)}) ({place})")
 
     def _report_training(self, section: Checklist) -> None:
         trainers = [trainer for package, trainer in self._trainers if package in self.packages]
         for trainer in trainers:
             section.ok("trainer", trainer)
         if not trainers:
-            section.note(
-                "trainer",
-                "no subclass of a Trainer found: --vista acts on transformers.Trainer. In a training loop of the "
-                "host's own, call attach().",
-            )
+            acts = "no subclass of a Trainer found: --vista acts on transformers.Trainer"
+            section.note("trainer", f"{acts}. In a training loop of the host's own, call attach().")
         for entry in self._entries:
             section.ok("reads flags", f"{entry} with {PARSER}: takes --vista")
         if not self._entries:
             section.note("reads flags", f"no {PARSER} found: --vista would be unknown. Use LLAVA_VISTA=1 or install().")
         for package in sorted(self.packages & self._hosts):  # training imports it by name: from here?
-            folders = package_folders(package)
-            if folders and not any(folder.resolve().is_relative_to(self.tree.root) for folder in folders):
+            folders, root = package_folders(package), self.tree.root
+            if folders and not any(folder.resolve().is_relative_to(root) for folder in folders):
+                copy = f"Python here imports {package} from {folders[0]}, not from this checkout"
                 section.note(
-                    "import",
-                    f"Python here imports {package} from {folders[0]}, not from this checkout. To train this one: pip "
-                    f"install --no-deps -e {self.tree.root}, or put it on PYTHONPATH.",
+                    "import", f"{copy}. To train this one: pip install --no-deps -e {root}, or put it on PYTHONPATH."
                 )
 
 

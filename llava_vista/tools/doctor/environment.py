@@ -25,32 +25,35 @@ _WITHOUT_HOOK = (
 )
 
 
-def import_torch() -> tuple[str, bool]:
-    """Return why torch cannot be imported ("" when it can), and whether it was built without CUDA."""
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        return f"torch cannot be imported ({error})", False
-    return "", not torch.backends.cuda.is_built()
-
-
 def found_versions() -> dict[str, str]:
     """Return the versions of everything that matters to a run, as ``vista.json`` records them, and of a few more."""
-    return versions(*_ALSO)
+    return versions(
+        "llava", "einops", "sentencepiece", "tokenizers", "timm", "torchvision", "flash-attn", "bitsandbytes"
+    )
 
 
-def report_versions(section: Checklist, versions: Mapping[str, str], trouble: str, cpu_build: bool) -> str:
-    """Add versions and the state of torch, and return the section's summary."""
+def report_versions(section: Checklist, versions: Mapping[str, str]) -> tuple[str, bool, set[str]]:
+    """Add versions and the state of torch.
+
+    Returns:
+        The section's summary, whether torch works, and facts for `known_issues`.
+    """
     section.plain("environment", sys.prefix)
     for package, version in versions.items():
         section.ok(package, version)
-    if trouble:
-        section.wrong("torch", f"{trouble}: nothing can be trained here. Install torch 2.0 or newer.")
-    elif cpu_build:
-        section.note("torch", "a build without CUDA: training runs on the CPU")
-    if not trouble and "transformers" not in versions:
-        section.note("transformers", f"not installed: --{FLAG} acts on its Trainer; only attach() works without it")
-    return ", ".join(f"{name} {versions[name]}" for name in _MAIN if name in versions)
+    works, facts = True, set()
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        works, text = False, f"torch cannot be imported ({error}): nothing can be trained here"
+        section.wrong("torch", f"{text}. Install torch 2.0 or newer.")
+    else:
+        if not torch.backends.cuda.is_built():
+            facts.add("torch:cpu")
+            section.note("torch", "a build without CUDA: training runs on the CPU")
+        if "transformers" not in versions:
+            section.note("transformers", f"not installed: --{FLAG} acts on its Trainer; only attach() works without it")
+    return ", ".join(f"{name} {versions[name]}" for name in _MAIN if name in versions), works, facts
 
 
 def find_pth() -> list[Path]:
@@ -86,17 +89,17 @@ def report_request(section: Checklist, value: str | None, torch_works: bool) -> 
     """Add what LLAVA_VISTA asks for, and return the section's summary."""
     try:
         on, options = read_environment(value)
-        if on is None:
-            how = "not set" if value is None else f"{value!r}: empty, as if not set"
-            section.plain(ENVIRONMENT_VARIABLE, f"{how}: VISTA is on where --{FLAG} is given, and off elsewhere")
-            return section.lines[0].text
         # The estimators and weightings that the values are checked against need torch.
         config = resolve(environment=value).config if torch_works else None
     except ConfigError as error:
         text = f"{value!r} is not valid: {error} (What a program registers itself is known in that program only.)"
         section.wrong(ENVIRONMENT_VARIABLE, text)
         return ""
-    section.ok(ENVIRONMENT_VARIABLE, f"{value!r} switches VISTA {'on' if on else 'off'}")
-    for name, setting in (options if config is None else config.to_dict()).items():
-        section.plain(f"  {name}", str(setting))
+    if on is None:
+        how = "not set" if value is None else f"{value!r}: empty, as if not set"
+        section.plain(ENVIRONMENT_VARIABLE, f"{how}: VISTA is on where --{FLAG} is given, and off elsewhere")
+    else:
+        section.ok(ENVIRONMENT_VARIABLE, f"{value!r} switches VISTA {'on' if on else 'off'}")
+        for name, setting in (options if config is None else config.to_dict()).items():
+            section.plain(f"  {name}", str(setting))
     return section.lines[0].text

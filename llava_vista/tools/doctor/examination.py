@@ -74,17 +74,12 @@ class Examination(Report):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result for JSON. Marks are as in the text."""
-        return {
-            "ok": not self.problems,
-            "answer": self.answer,
-            "models": [
-                {"class": item.name, "place": item.place, "adapter": item.adapter_name, "problem": item.problem}
-                for item in self.models
-            ],
-            "sections": [
-                {"title": section.title, "lines": [asdict(line) for line in section.lines]} for section in self.sections
-            ],
-        }
+        models = [
+            {"class": item.name, "place": item.place, "adapter": item.adapter_name, "problem": item.problem}
+            for item in self.models
+        ]
+        sections = [{"title": part.title, "lines": [asdict(line) for line in part.lines]} for part in self.sections]
+        return {"ok": not self.problems, "answer": self.answer, "models": models, "sections": sections}
 
 
 def examine(targets: Sequence[str] = ()) -> Examination:
@@ -94,21 +89,20 @@ def examine(targets: Sequence[str] = ()) -> Examination:
         TargetError: a target is not a directory.
     """
     folders = [_target_folder(target) for target in targets]
-    result = Examination()
-    trouble, cpu_build = environment.import_torch()
-    versions = environment.found_versions()
+    result, versions = Examination(), environment.found_versions()
+    summary, torch_works, facts = environment.report_versions(result.section("Versions"), versions)
     request = os.environ.get(ENVIRONMENT_VARIABLE)
     result.summaries = {
-        "Versions": environment.report_versions(result.section("Versions"), versions, trouble, cpu_build),
+        "Versions": summary,
         "Start-up hook": environment.report_startup(result.section("Start-up hook")),
-        "Request": environment.report_request(result.section("Request"), request, not trouble),
+        "Request": environment.report_request(result.section("Request"), request, torch_works),
     }
-    if trouble:
-        result.section("Hosts").note("adapters", "need torch: hosts, checkouts and checkpoints were not looked at")
-        return result
-    from .targets import examine_targets  # imports the adapters, and so torch
+    if torch_works:
+        from .targets import examine_targets  # imports the adapters, and so torch
 
-    examine_targets(result, folders, versions, {"torch:cpu"} if cpu_build else set())
+        examine_targets(result, folders, versions, facts)
+    else:
+        result.section("Hosts").note("adapters", "need torch: hosts, checkouts and checkpoints were not looked at")
     return result
 
 

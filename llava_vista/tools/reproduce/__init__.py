@@ -1,11 +1,4 @@
-"""``llava-vista reproduce``: the paper's trainings and evaluations, with the upstreams' own launch scripts.
-
-recipes            the scripts, what is appended to them, and the published numbers
-launch_script      an upstream's script, run unmodified with values appended
-planned_trainings  the trainings, and where their files are
-prerequisites      the checklist: installation, base_models, training_data, tokenization
-training_sequence  run the trainings; paper_evaluation: evaluate and compare them
-"""
+"""``llava-vista reproduce``: the paper's trainings and evaluations, with the upstreams' own launch scripts."""
 
 from __future__ import annotations
 
@@ -24,41 +17,23 @@ from ..kit.argument_types import count, seed
 if TYPE_CHECKING:
     from .planned_trainings import ReproduceSettings
 
-EXAMPLE = "Example:\n  LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``llava-vista reproduce``."""
     from .recipes import FINETUNE, LORA, PRETRAIN, RECIPES
 
-    parser.epilog = EXAMPLE
+    parser.epilog = "Example:\n  LLAVA_ROOT=path/to/LLaVA llava-vista reproduce train --output runs --dry-run"
     add = parser.add_argument
-    add(
-        "action",
-        choices=("train", "evaluate", "compare"),
-        help="train both arms, evaluate the models, or compare arms that are there",
-    )
+    actions, arms, stages = ("train", "evaluate", "compare"), ("baseline", "vista"), (PRETRAIN, FINETUNE, LORA)
+    add("action", choices=actions, help="train both arms, evaluate the models, or compare arms that are there")
     add("--model", choices=RECIPES, default="llava-7b", help="a model of the paper")
-    stages, arms = (PRETRAIN, FINETUNE, LORA), ("baseline", "vista")
-    add(
-        "--stages",
-        nargs="+",
-        choices=stages,
-        default=stages[:2],
-        metavar="STAGE",
-        help=f"of {', '.join(stages)} (default: pretrain finetune)",
-    )
+    known = f"of {', '.join(stages)} (default: pretrain finetune)"
+    add("--stages", nargs="+", choices=stages, default=stages[:2], metavar="STAGE", help=known)
     add("--arms", nargs="+", choices=arms, default=arms, metavar="ARM", help="of baseline, vista (default: both)")
     add("--method", default="l2", help="VISTA's estimator, which names the arm's folder")
     add("--weight", type=float, default=1.0, help="VISTA's weight, as published")
-    add(
-        "--seeds",
-        nargs="+",
-        type=seed,
-        default=[42, 43, 44],
-        metavar="SEED",
-        help="one training of each arm per seed (default: 42 43 44)",
-    )
+    each = "one training of each arm per seed (default: 42 43 44)"
+    add("--seeds", nargs="+", type=seed, default=[42, 43, 44], metavar="SEED", help=each)
     add("--root", help="the upstream's checkout (default: LLAVA_ROOT or TINYLLAVA_ROOT)")
     add("--output", required=True, help="folder for everything that is made")
     add("--data-root", help="folder of LLaVA's data (default: playground/data in the checkout)")
@@ -72,36 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked for.
-
-    Returns:
-        The exit code: of a dry run 1 when something is missing.
+    """Do what was asked for, and return the exit code: of a dry run 1 when something is missing.
 
     Raises:
         ReproduceError, ConfigError: an option is wrong (before anything else), something is missing, or a step failed.
     """
-    from .paper_evaluation import check_tasks, evaluate
-    from .training_sequence import show_trainings, train
+    from .launch_script import quoted
+    from .paper_evaluation import check_tasks, compare_words, evaluate
+    from .training_sequence import train
 
     settings, tasks = read_settings(args), check_tasks(args.tasks, args.include_path)
     if args.action == "evaluate":
         return evaluate(settings, tasks, args.include_path, args.dry_run)
     if args.action == "compare":
-        return _compare(settings, args.dry_run)
-    if args.dry_run:
-        return show_trainings(settings)
-    train(settings)
-    return 0
-
-
-def _compare(settings: ReproduceSettings, dry_run: bool) -> int:
-    from .launch_script import quoted
-    from .paper_evaluation import compare_words
-
-    words = compare_words(settings)
-    print(quoted(["llava-vista", *words]), flush=True)
-    # A process of its own: a tool imports neither another tool nor the command line above it.
-    return 0 if dry_run else subprocess.call([sys.executable, "-m", "llava_vista.cli", *words])
+        words = compare_words(settings)
+        print(quoted(["llava-vista", *words]), flush=True)
+        # A process of its own: a tool imports neither another tool nor the command line above it.
+        return 0 if args.dry_run else subprocess.call([sys.executable, "-m", "llava_vista.cli", *words])
+    return train(settings, args.dry_run)
 
 
 def read_settings(args: argparse.Namespace) -> ReproduceSettings:
@@ -110,8 +73,8 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     Raises:
         ConfigError, ReproduceError: an option is wrong.
     """
-    from .installation import find_gpus
     from .planned_trainings import BASELINE, ReproduceSettings
+    from .prerequisites import find_gpus
     from .recipes import RECIPES
 
     if find_spec("torch"):  # the estimators import it; where it is missing the checklist names it
@@ -122,15 +85,20 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
     recipe = RECIPES[args.model]
     named = args.root or os.environ.get(recipe.root_variable)
     root = Path(named).resolve() if named else None
-    data = Path(args.data_root) if args.data_root else (root or Path(f"${recipe.root_variable}")) / "playground/data"
+    data = (root or Path(f"${recipe.root_variable}")) / "playground/data"
     vista = f"vista-{args.method}" if args.weight == 1 else f"vista-{args.method}-{args.weight:g}"
+    # A folder's path is absolute, because the script runs in the checkout; a hub id stays as it is.
+    base, tower = (
+        str(Path(name).resolve()) if Path(name).is_dir() else name
+        for name in (args.base or recipe.base, args.tower or recipe.tower)
+    )
     return ReproduceSettings(
         recipe=recipe,
         root=root,
         output=output,
-        data_root=data.resolve() if args.data_root else data,
-        base=_absolute(args.base or recipe.base),
-        tower=_absolute(args.tower or recipe.tower),
+        data_root=Path(args.data_root).resolve() if args.data_root else data,
+        base=base,
+        tower=tower,
         seeds=tuple(dict.fromkeys(args.seeds)),
         arms=tuple(BASELINE if arm == BASELINE else vista for arm in dict.fromkeys(args.arms)),
         stages=tuple(dict.fromkeys(args.stages)),
@@ -138,8 +106,3 @@ def read_settings(args: argparse.Namespace) -> ReproduceSettings:
         per_device=args.per_device_batch_size,
         flags={"--vista": "True", "--vista_method": args.method, "--vista_weight": f"{args.weight:g}"},
     )
-
-
-def _absolute(name: str) -> str:
-    """Return a folder's absolute path, because the script runs in the checkout; a hub id as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ...config import ENVIRONMENT_VARIABLE
 from ...errors import ReproduceError
@@ -35,8 +35,7 @@ exit 64
 _RECORDER = "import json, sys; print(json.dumps(sys.argv[2:]), file=open(sys.argv[1], 'a'))"
 
 
-@dataclass(frozen=True)
-class LaunchScript:
+class LaunchScript(NamedTuple):
     """A launch script of the checkout ``root``, with its arguments."""
 
     root: Path
@@ -49,10 +48,11 @@ class LaunchScript:
         Raises:
             ReproduceError: the script fails, or does not call ``deepspeed`` exactly once.
         """
+        command = ["bash", self.script, *self.words]
         with tempfile.TemporaryDirectory(prefix="llava-vista-") as folder:
             path = Path(folder, "commands")
             with _stand_in([sys.executable, "-c", _RECORDER, str(path)]) as environment:
-                done = subprocess.run(self._command, cwd=self.root, env=environment, capture_output=True, text=True)
+                done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
             commands = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if done.returncode or len(commands) != 1:
             said = (done.stderr or done.stdout).strip()[-500:]
@@ -64,12 +64,9 @@ class LaunchScript:
 
     def run(self, launcher: Sequence[str], appended: Sequence[str], log: Path, on_line: Callable[[bytes], None]) -> int:
         """Run the script, and return its exit code. See `run_logged` for ``log`` and ``on_line``."""
+        command = ["bash", self.script, *self.words]
         with _stand_in(launcher, appended) as environment:
-            return run_logged(self._command, log, folder=self.root, environment=environment, on_line=on_line)
-
-    @property
-    def _command(self) -> list[str]:
-        return ["bash", self.script, *self.words]
+            return run_logged(command, log, folder=self.root, environment=environment, on_line=on_line)
 
 
 @contextmanager
@@ -78,11 +75,9 @@ def _stand_in(launcher: Sequence[str], appended: Sequence[str] = ()) -> Iterator
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_VARIABLE)}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     with tempfile.TemporaryDirectory(prefix="llava-vista-") as folder:
+        text = _STAND_IN.format(path=shlex.quote(path), launcher=shlex.join(launcher), appended=shlex.join(appended))
         program = Path(folder, "deepspeed")
-        program.write_text(
-            _STAND_IN.format(path=shlex.quote(path), launcher=shlex.join(launcher), appended=shlex.join(appended)),
-            encoding="utf-8",
-        )
+        program.write_text(text, encoding="utf-8")
         program.chmod(0o755)
         yield {**kept, "PATH": f"{folder}{os.pathsep}{path}"}
 

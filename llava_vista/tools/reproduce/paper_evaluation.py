@@ -14,7 +14,7 @@ from ..kit.published_scores import published_tasks
 from ..kit.report import Checklist
 from .launch_script import quoted
 from .planned_trainings import ReproduceSettings
-from .training_sequence import print_checklist, stop_at_problems
+from .training_sequence import print_checklist
 
 #: The paper's lmms-eval. The task names are the same in 0.7.3.
 PAPER_VERSION = "0.3.0"
@@ -34,51 +34,41 @@ def check_tasks(tasks: list[str], include_path: str | None) -> list[str]:
     if include_path and not (Path(include_path).is_dir() and tasks):
         raise ReproduceError(f"--include-path {include_path}: expected a folder, and its tasks named by --tasks.")
     if not include_path and (unknown := [task for task in tasks if task not in known]):
-        raise ReproduceError(
-            f"--tasks {' '.join(unknown)}: not among the paper's tasks, {', '.join(known)}. Tasks of your own need "
-            "--include-path."
-        )
+        listed = f"--tasks {' '.join(unknown)}: not among the paper's tasks, {', '.join(known)}"
+        raise ReproduceError(f"{listed}. Tasks of your own need --include-path.")
     return tasks or known
 
 
-def _results_folder(model: Path, harness: str) -> Path:
-    return model.with_name(f"{harness}-{model.name}")
-
-
 def evaluate(settings: ReproduceSettings, tasks: list[str], include_path: str | None, dry_run: bool) -> int:
-    """Evaluate every arm and seed on each task. A task whose results are there is kept.
-
-    Returns:
-        0, or 1 when a dry run finds something missing.
+    """Evaluate every arm and seed on each task, and return the exit code. A task whose results are there is kept.
 
     Raises:
         ReproduceError: something is missing, or an evaluation failed.
     """
     models = [settings.evaluated_model(seed, arm) for seed in settings.seeds for arm in settings.arms]
     checklist = _check(settings, models, tasks)
-    print_checklist(checklist)
-    if not dry_run:
-        stop_at_problems(checklist, "evaluated")
+    print_checklist(checklist, "" if dry_run else "evaluated")
+    is_shown = False
     for model in models:
-        output = _results_folder(model, LMMS_EVAL)
+        output = model.with_name(f"{LMMS_EVAL}-{model.name}")
         done = _scored(output)
         left = [task for task in tasks if task not in done]
         print(f"\n# {model}: {len(tasks) - len(left)} tasks are done, to do: {' '.join(left) or 'nothing'}")
         for task in left:
             command = _command(settings, model, task, output)
             command += ["--include_path", str(Path(include_path).resolve())] if include_path else []
-            if not dry_run or (model, task) == (models[0], left[0]):  # the others differ in what the line above names
+            if not (dry_run and is_shown):  # the others differ in what the line above names
                 print(quoted(command), flush=True)
-            if not dry_run and subprocess.run(command).returncode:
-                raise ReproduceError(
-                    f"{task} failed for {model}. What is done is kept, so the command can be repeated."
-                )
-            if not dry_run and _scored(output) == done:  # lmms-eval ends with 0 after some of its errors
-                raise ReproduceError(
-                    f"{task} for {model}: lmms-eval ended without an error and without a new score in {output}. The "
-                    "reason is in its output above."
-                )
-            done = done if dry_run else _scored(output)
+            is_shown = True
+            if dry_run:
+                continue
+            if subprocess.run(command).returncode:
+                again = "What is done is kept, so the command can be repeated."
+                raise ReproduceError(f"{task} failed for {model}. {again}")
+            before, done = done, _scored(output)
+            if done == before:  # lmms-eval ends with 0 after some of its errors
+                said = f"lmms-eval ended without an error and without a new score in {output}"
+                raise ReproduceError(f"{task} for {model}: {said}. The reason is in its output above.")
     if len(settings.arms) == 2:
         print("\n# then\n" + quoted(["llava-vista", *compare_words(settings, expected=LMMS_EVAL)]))
     return 1 if checklist.problems else 0
@@ -92,64 +82,48 @@ def _scored(output: Path) -> set[str]:
 
 def _command(settings: ReproduceSettings, model: Path, task: str, output: Path) -> list[str]:
     name, arguments = settings.recipe.harness
-    return [
-        sys.executable, "-m", "accelerate.commands.launch",
-        "--num_processes", str(settings.gpus),
-        "-m", "lmms_eval",
-        "--model", name,
-        "--model_args", arguments.format(model=model),
-        "--tasks", task,
-        "--batch_size", "1",
-        "--log_samples",
-        "--log_samples_suffix", model.name,
-        "--output_path", str(output),
-        *(["--device", "cpu"] if settings.recipe.cpu else []),
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(settings.gpus)]
+    command += ["-m", "lmms_eval", "--model", name, "--model_args", arguments.format(model=model), "--tasks", task]
+    command += ["--batch_size", "1", "--log_samples", "--log_samples_suffix", model.name, "--output_path", str(output)]
+    return command + (["--device", "cpu"] if settings.recipe.cpu else [])
 
 
 def _check(settings: ReproduceSettings, models: list[Path], tasks: list[str]) -> Checklist:
     checklist = Checklist()
-    install = (
-        f"pip install lmms-eval=={PAPER_VERSION}, in an environment in which {settings.recipe.package} is installed"
-    )
+    where = f"in an environment in which {settings.recipe.package} is installed"
+    install = f"For the paper's: pip install lmms-eval=={PAPER_VERSION}, {where}."
     if importlib.util.find_spec("lmms_eval") is None:
-        checklist.wrong("lmms-eval", f"not installed here. For the paper's: {install}.")
+        checklist.wrong("lmms-eval", f"not installed here. {install}")
     elif (version := metadata.version("lmms-eval")) == PAPER_VERSION:
         checklist.ok("lmms-eval", version)
     else:
-        checklist.note(
-            "lmms-eval", f"{version}, the paper's numbers are of {PAPER_VERSION}. For the paper's: {install}."
-        )
+        checklist.note("lmms-eval", f"{version}, the paper's numbers are of {PAPER_VERSION}. {install}")
     for model in models:
-        if reason := _unusable(settings, model):
-            checklist.wrong("model", reason)
-        else:
-            checklist.ok("model", str(model))
+        reason = _unusable(settings, model)
+        (checklist.wrong if reason else checklist.ok)("model", reason or str(model))
     for task in JUDGED:
         if task in tasks:
             checklist.note(task, "asks a judge (OPENAI_API_KEY) for an answer that is not just a letter, or guesses")
     return checklist
 
 
-def _unusable(settings: ReproduceSettings, folder: Path) -> str | None:
-    """Return why a folder cannot be evaluated; None when it can."""
+def _unusable(settings: ReproduceSettings, folder: Path) -> str:
+    """Return why a folder cannot be evaluated; "" when it can."""
     is_adapter = (folder / "adapter_config.json").is_file()
     if settings.recipe.merge_script and is_adapter:
-        return (
-            f"{folder} is an unmerged LoRA adapter. Merge it with llava-vista reproduce train --stages finetune_lora."
-        )
+        merging = "llava-vista reproduce train --stages finetune_lora"
+        return f"{folder} is an unmerged LoRA adapter. Merge it with {merging}."
     if settings.recipe.package == "tinyllava" and "lora" in str(folder) and not is_adapter:
         return f"TinyLLaVA takes any model whose path has 'lora' in it for an adapter: {folder}. Name another --output."
     if not (folder / "config.json").is_file():
         return f"{folder} holds no model (no config.json). Train it with llava-vista reproduce train."
-    return None
+    return ""
 
 
 def compare_words(settings: ReproduceSettings, expected: str = "") -> list[str]:
     """Return the words of ``llava-vista compare`` for both arms: each seed's last training, and its evaluations.
 
-    Args:
-        expected: The harness whose results will be there.
+    The results of the harness ``expected`` are named even if they are not there yet.
 
     Raises:
         ReproduceError: there are no two arms.
@@ -161,9 +135,7 @@ def compare_words(settings: ReproduceSettings, expected: str = "") -> list[str]:
         words.append(flag)
         for seed in settings.seeds:
             model = settings.evaluated_model(seed, arm)
+            results = {harness: model.with_name(f"{harness}-{model.name}") for harness in (LMMS_EVAL, LLAVA_EVAL)}
             words.append(str(settings.stage_folder(seed, arm, settings.stages[-1])))
-            for harness in (LMMS_EVAL, LLAVA_EVAL):
-                results = _results_folder(model, harness)
-                if results.is_dir() or harness == expected:
-                    words.append(str(results))
+            words += [str(path) for harness, path in results.items() if path.is_dir() or harness == expected]
     return [*words, "--output", str(settings.output / "comparison.md")]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ReproduceError
-from .base_models import is_model
 from .launch_script import LaunchScript, find_program, read_flags
 from .recipes import LORA, PRETRAIN, Recipe, Stage
+from .training_inputs import is_model
 
 BASELINE = "baseline"
 
@@ -43,11 +43,15 @@ class ReproduceSettings:
         Raises:
             ReproduceError: no stage trains a whole model.
         """
-        name = next((name for name in reversed(self.stages) if name != PRETRAIN), None)
-        if name is None:
+        whole = [name for name in self.stages if name != PRETRAIN]
+        if not whole:
             raise ReproduceError(f"--stages {PRETRAIN} trains no model to evaluate. Add finetune or {LORA}.")
-        folder = self.stage_folder(seed, arm, name)
-        return merged_folder(folder) if name == LORA and self.recipe.merge_script else folder
+        folder = self.stage_folder(seed, arm, whole[-1])
+        return merged_folder(folder) if whole[-1] == LORA and self.recipe.merge_script else folder
+
+    def launch_script(self, stage: Stage) -> LaunchScript:
+        """Return a stage's script in the checkout, which the checklist has found."""
+        return LaunchScript(self.root or Path(), stage.script, stage.words)
 
 
 def merged_folder(lora: Path) -> Path:
@@ -78,9 +82,9 @@ class PlannedTraining:
     @property
     def is_done(self) -> bool:
         """Whether an earlier command finished it: its result and its log are there."""
-        whole = self.stage.result == "config.json"
-        there = is_model(self.folder) if whole else (self.folder / self.stage.result).is_file()
-        return there and (self.folder / "trainer_state.json").is_file()
+        is_whole = self.stage.result == "config.json"
+        is_there = is_model(self.folder) if is_whole else (self.folder / self.stage.result).is_file()
+        return is_there and (self.folder / "trainer_state.json").is_file()
 
     def appended(self, recorded: list[str]) -> dict[str, str]:
         """Return the flags that are appended to the recorded command, with their values.
@@ -90,22 +94,15 @@ class PlannedTraining:
         """
         settings, data = self.settings, self.stage.data
         per_device, accumulation = global_batch(settings, self.stage, recorded)
-        is_first = self.stage.name == PRETRAIN
+        projector = self.pretrained / (settings.recipe.projector or "")
         places = {
-            "base": settings.base,
-            "tower": settings.tower,
             "annotations": settings.data_root / data.annotations,
             "images": settings.data_root / data.images,
-            "output": self.folder,
-            "seed": self.seed,
             "per_device": per_device,
             "accumulation": accumulation,
-            "pretrained": self.pretrained,
-            "projector": settings.shared_projector(self.seed)
-            if is_first
-            else self.pretrained / (settings.recipe.projector or ""),
+            "projector": settings.shared_projector(self.seed) if self.stage.name == PRETRAIN else projector,
         }
-        values = {flag: text.format(**places) for flag, text in self.stage.values.items()}
+        values = {flag: text.format(run=self, **places) for flag, text in self.stage.values.items()}
         return values if self.arm == BASELINE else {**values, **settings.flags}
 
 
@@ -117,11 +114,6 @@ def planned_trainings(settings: ReproduceSettings) -> list[PlannedTraining]:
         for arm in settings.arms
         for name in settings.stages
     ]
-
-
-def launch_script(settings: ReproduceSettings, stage: Stage) -> LaunchScript:
-    """Return a stage's script in the checkout, which the checklist has found."""
-    return LaunchScript(settings.root or Path(), stage.script, stage.words)
 
 
 def launcher(settings: ReproduceSettings) -> list[str]:

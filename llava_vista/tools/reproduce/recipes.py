@@ -26,62 +26,42 @@ class TrainingSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One training.
-
-    Attributes:
-        batch: The published global batch size: per device x GPUs x accumulation.
-        published: The published hyper-parameters, by flag.
-        values: The flags that are appended to the script's command; `planned_trainings` fills in their ``{...}``.
-        script: The launch script, relative to the upstream's root.
-        folder: The result's folder, below the arm's. TinyLLaVA saves a whole model only in "...finetune...".
-        words: The script's arguments. TinyLLaVA's scripts do not quote them, so that a blank would split a path: the
-            words have no meaning, and the paths are in ``values``.
-        result: The file that a finished training writes last; "config.json" stands for a whole model.
-        zero: The published ZeRO stage; None where the script decides.
-        disk: GB that the result takes.
-        memory: GB of each published GPU. Less is a note, not a problem.
-        gpu_hours: A100 hours that the upstream's README states, if it does.
-    """
+    """One training."""
 
     name: str
     data: TrainingSet
-    batch: int
-    published: Mapping[str, float]
-    values: Mapping[str, str]
-    script: str
-    folder: str
+    batch: int  # the published global batch size: per device x GPUs x accumulation
+    published: Mapping[str, float]  # hyper-parameters, by flag
+    values: Mapping[str, str]  # flags appended to the script's command; `planned_trainings` fills in their ``{...}``
+    script: str  # relative to the upstream's root
+    folder: str  # of the result, below the arm's. TinyLLaVA saves a whole model only in "...finetune..."
+    #: The script's arguments. TinyLLaVA's scripts do not quote them, so that a blank would split a path: they have no
+    #: meaning, and the paths are in ``values``.
     words: Sequence[str] = ()
-    result: str = "config.json"
-    zero: int | None = None
-    disk: float = 0.0
-    memory: int = 0
-    gpu_hours: float | None = None
+    result: str = "config.json"  # the file that a finished training writes last; config.json stands for a whole model
+    zero: int | None = None  # the published ZeRO stage; None where the script decides
+    disk: float = 0.0  # GB that the result takes
+    memory: int = 0  # GB of each published GPU
+    gpu_hours: float | None = None  # A100 hours, if the upstream's README states them
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model of the paper.
-
-    Attributes:
-        root_variable: The environment variable that names the upstream's checkout.
-        package: What the checkout's code is imported as.
-        harness: lmms-eval's model and its arguments. LLaVA's loader decides by the folder's name: "llava", no "lora".
-        projector: Stage 1's result, which the upstream's own flag also loads untrained, so that all runs can start
-            from the same; None where there is no such flag.
-        merge_script: The upstream's script that merges a LoRA adapter; None where its loader does so.
-        cpu: Runs without GPU and DeepSpeed (the smoke test).
-    """
+    """A model of the paper."""
 
     title: str
-    root_variable: str
-    package: str
+    root_variable: str  # the environment variable that names the upstream's checkout
+    package: str  # what the checkout's code is imported as
     base: str
     tower: str
+    #: lmms-eval's model and its arguments. LLaVA's loader decides by the folder's name: "llava", no "lora".
     harness: Sequence[str]
     stages: Mapping[str, Stage]
+    #: Stage 1's result, which the upstream's own flag also loads untrained, so that all runs can start from the same;
+    #: None where there is no such flag.
     projector: str | None = None
-    merge_script: str | None = None
-    cpu: bool = False
+    merge_script: str | None = None  # the upstream's, for a LoRA adapter; None where its loader merges
+    cpu: bool = False  # runs without GPU and DeepSpeed (the smoke test)
 
 
 def _read(content: dict[str, Any]) -> dict[str, Recipe]:

@@ -12,100 +12,94 @@ from ..kit.processes import tail
 from ..kit.rendering import to_text
 from ..kit.report import Checklist, Report
 from ..kit.training_folder import read_training
-from .base_models import is_model, locate, read_config
 from .launch_script import find_program, quoted
 from .planned_trainings import (
     BASELINE,
     PlannedTraining,
     ReproduceSettings,
-    launch_script,
     launcher,
     merged_folder,
     planned_trainings,
 )
 from .prerequisites import check_training
 from .recipes import LORA, PRETRAIN
-from .tokenization import MISMATCH
+from .training_inputs import MISMATCH, is_model, locate, read_config
 
 #: So many lines about mismatches stop a training. The published data causes a few.
 MISMATCHES = 100
 
 
-def show_trainings(settings: ReproduceSettings) -> int:
-    """Print the checklist, the cost, and each stage's command with what differs in its other trainings.
+def print_checklist(checklist: Checklist, planned: str = "") -> None:
+    """Print it, and stop at its problems where something is to be done now (``planned``: "trained").
 
-    Returns:
-        0, or 1 when something is missing.
+    Raises:
+        ReproduceError: something is missing.
     """
-    checklist, recorded = check_training(settings)
-    print_checklist(checklist)
-    print(f"\n{_cost(planned_trainings(settings))}")
-    for name, command in recorded.items():
-        first, *others = [run for run in planned_trainings(settings) if run.stage.name == name]
-        try:
-            values = first.appended(command)
-        except ValueError:
-            continue  # the checklist has it
-        print(f"\n# {first}: {settings.root}/{first.stage.script}, with our values at the end")
-        print(quoted([*launcher(settings), *command, *as_words(values)]))
-        for run in others:
-            changed = {flag: value for flag, value in run.appended(command).items() if values.get(flag) != value}
-            print(f"# {run}: the same, but\n    {quoted(as_words(changed))}")
-    count = len(checklist.problems)
-    print(f"\n{count} problem{'s' if count > 1 else ''} found (marked !!)." if count else "\nNothing is missing.")
-    return 1 if count else 0
-
-
-def print_checklist(checklist: Checklist) -> None:
     print(to_text(Report([checklist])), flush=True)
-
-
-def stop_at_problems(checklist: Checklist, done: str) -> None:
-    if checklist.problems:
+    if planned and checklist.problems:
         listed = "; ".join(f"{line.label}: {line.text}" for line in checklist.problems)
-        raise ReproduceError(f"nothing was {done}, because something is missing. {listed}")
+        raise ReproduceError(f"nothing was {planned}, because something is missing. {listed}")
 
 
 def as_words(flags: Mapping[str, str]) -> list[str]:
     return [word for pair in flags.items() for word in pair]
 
 
-def _cost(runs: list[PlannedTraining]) -> str:
-    hours = [run.stage.gpu_hours for run in runs if not run.is_done]
-    known = [hour for hour in hours if hour is not None]
-    text = f"{len(runs)} trainings, {len(runs) - len(hours)} of them done"
-    if known:
-        text += f"; about {sum(known):g} A100 GPU hours for {len(known)} of the others, by the upstream's README"
-    if len(known) < len(hours):
-        text += f"; GPU hours of {len(hours) - len(known)} are not known"
-    return f"{text}."
-
-
-def train(settings: ReproduceSettings) -> None:
-    """Run all trainings, after the checklist has found no problem.
+def train(settings: ReproduceSettings, dry_run: bool) -> int:
+    """Run all trainings after the checklist has found no problem, or only show them, and return the exit code.
 
     Raises:
         ReproduceError: something is missing, or a training failed.
     """
     checklist, recorded = check_training(settings)
-    print_checklist(checklist)
-    stop_at_problems(checklist, "trained")
-    for run in planned_trainings(settings):
+    print_checklist(checklist, "" if dry_run else "trained")
+    runs = planned_trainings(settings)
+    if dry_run:
+        _show(runs, recorded)
+        count = len(checklist.problems)
+        print(f"\n{count} problem{'s' if count > 1 else ''} found (marked !!)." if count else "\nNothing is missing.")
+        return 1 if count else 0
+    for run in runs:
         if run.is_done:
             print(f"\n=== {run}: done already, in {run.folder} ===", flush=True)
         else:
             _train_one(run, recorded[run.stage.name])
         if run.stage.name == LORA and settings.recipe.merge_script:
             _merge(settings, settings.recipe.merge_script, run.folder)
+    return 0
+
+
+def _show(runs: list[PlannedTraining], recorded: Mapping[str, list[str]]) -> None:
+    """Print the cost, and each stage's command with what differs in its other trainings."""
+    hours = [run.stage.gpu_hours for run in runs if not run.is_done]
+    known = [hour for hour in hours if hour is not None]
+    cost = f"{len(runs)} trainings, {len(runs) - len(hours)} of them done"
+    if known:
+        cost += f"; about {sum(known):g} A100 GPU hours for {len(known)} of the others, by the upstream's README"
+    if len(known) < len(hours):
+        cost += f"; GPU hours of {len(hours) - len(known)} are not known"
+    print(f"\n{cost}.")
+    for name, command in recorded.items():
+        first, *others = [run for run in runs if run.stage.name == name]
+        try:
+            values = first.appended(command)
+        except ValueError:
+            continue  # the checklist has it
+        print(f"\n# {first}: {first.settings.root}/{first.stage.script}, with our values at the end")
+        print(quoted([*launcher(first.settings), *command, *as_words(values)]))
+        for run in others:
+            changed = {flag: value for flag, value in run.appended(command).items() if values.get(flag) != value}
+            print(f"# {run}: the same, but\n    {quoted(as_words(changed))}")
 
 
 def _train_one(run: PlannedTraining, command: list[str]) -> None:
-    start, appended = launcher(run.settings), as_words(run.appended(command))
+    settings, folder = run.settings, run.folder
+    start, appended = launcher(settings), as_words(run.appended(command))
     print(f"\n=== {run} ===\n{quoted([*start, *command, *appended])}", flush=True)
-    if run.stage.name == PRETRAIN and run.settings.recipe.projector:
-        _make_projector(run.settings, run.seed)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    log = run.folder.with_name(f"{run.folder.name}.log")
+    if run.stage.name == PRETRAIN and settings.recipe.projector:
+        _make_projector(settings, run.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_name(f"{folder.name}.log")
     mismatches = 0
 
     def stop_at_mismatches(line: bytes) -> None:
@@ -117,28 +111,21 @@ def _train_one(run: PlannedTraining, command: list[str]) -> None:
                 "the conversation template does not fit the tokenizer."
             )
 
-    code = launch_script(run.settings, run.stage).run(start, appended, log, stop_at_mismatches)
+    code = settings.launch_script(run.stage).run(start, appended, log, stop_at_mismatches)
     if mismatches:
         print(f"{mismatches} samples lost their labels by a '{MISMATCH}'; the published data causes a few.", flush=True)
     if code:
         raise ReproduceError(f"{run}: training failed with exit code {code}. The end of {log}: {tail(log, 600)}")
     if not run.is_done:
-        result = run.folder / run.stage.result
-        raise ReproduceError(
-            f"{run}: training ended, but {result} or its weights are not there; its output is in {log}."
-        )
-    _check_log(run)
-
-
-def _check_log(run: PlannedTraining) -> None:
-    """Check that VISTA acted in its arm, and only there."""
-    try:
-        observed = read_training(run.folder).is_observed
+        lost = f"{folder / run.stage.result} or its weights are not there"
+        raise ReproduceError(f"{run}: training ended, but {lost}; its output is in {log}.")
+    try:  # VISTA must have acted in its arm, and only there
+        observed = read_training(folder).is_observed
     except BadFile as error:
         raise ReproduceError(f"{run}: {error}") from error
     if observed == (run.arm == BASELINE):
         said = "VISTA acted in the baseline" if observed else "VISTA did not act"
-        raise ReproduceError(f"{run}: {said}, by the log in {run.folder}. Try llava-vista doctor.")
+        raise ReproduceError(f"{run}: {said}, by the log in {folder}. Try llava-vista doctor.")
 
 
 def _make_projector(settings: ReproduceSettings, seed: int) -> None:
@@ -149,15 +136,12 @@ def _make_projector(settings: ReproduceSettings, seed: int) -> None:
 
     from ..kit.untrained_projector import write_projector
 
-    base, tower = locate(settings.base), locate(settings.tower)
-    if base is None or tower is None:
-        raise ReproduceError(f"{settings.base} or {settings.tower} is not there any more.")
-    config = read_config(tower)
-    vision = config.get("vision_config", config)["hidden_size"]
+    base, tower = (read_config(locate(name) or Path(name)) for name in (settings.base, settings.tower))
+    vision_size = tower.get("vision_config", tower)["hidden_size"]
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        write_projector(path, int(vision), int(read_config(base)["hidden_size"]))
+        write_projector(path, int(vision_size), int(base["hidden_size"]))
 
 
 def _merge(settings: ReproduceSettings, script: str, lora: Path) -> None:

@@ -13,8 +13,7 @@ from llava_vista.cli import main
 from llava_vista.errors import ReproduceError
 from llava_vista.tools.kit.published_scores import published_tasks
 from llava_vista.tools.kit.report import OK, WRONG, Checklist
-from llava_vista.tools.reproduce import installation, training_data, training_sequence
-from llava_vista.tools.reproduce.base_models import check_checkpoint, locate
+from llava_vista.tools.reproduce import prerequisites, training_inputs, training_sequence
 from llava_vista.tools.reproduce.launch_script import LaunchScript, quoted, read_flags
 from llava_vista.tools.reproduce.planned_trainings import (
     PlannedTraining,
@@ -24,6 +23,7 @@ from llava_vista.tools.reproduce.planned_trainings import (
 )
 from llava_vista.tools.reproduce.prerequisites import check_published
 from llava_vista.tools.reproduce.recipes import FINETUNE, LORA, PRETRAIN, RECIPES, TrainingSet
+from llava_vista.tools.reproduce.training_inputs import check_checkpoint, locate
 
 pytestmark = pytest.mark.environments("latest")
 
@@ -202,7 +202,7 @@ def test_data_is_counted_and_every_missing_file_found(tmp_path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     checklist = Checklist()
-    assert training_data.check_data(checklist, wanted, tmp_path) == samples
+    assert training_inputs.check_data(checklist, wanted, tmp_path) == samples
     assert [line.mark for line in checklist.lines] == [OK, WRONG, WRONG]
     text = " ".join(line.text for line in checklist.lines)
     assert "mix.json: 7 samples, 1 of them without an image" in text
@@ -214,7 +214,7 @@ def test_data_is_counted_and_every_missing_file_found(tmp_path) -> None:
 def test_data_that_was_cut_off(tmp_path, content: str) -> None:
     (tmp_path / "mix.json").write_text(content)
     checklist = Checklist()
-    training_data.check_data(checklist, TrainingSet("mix.json", ".", 7, "somewhere"), tmp_path)
+    training_inputs.check_data(checklist, TrainingSet("mix.json", ".", 7, "somewhere"), tmp_path)
     assert checklist.problems
 
 
@@ -253,9 +253,9 @@ def test_empty_machine_lists_everything_at_once(tmp_path, monkeypatch, capsys) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(installation, "imported_at_start", lambda *words: ([], ""))
-    monkeypatch.setattr(installation.shutil, "disk_usage", lambda path: type("U", (), {"free": 1e9})())
+    monkeypatch.setattr(prerequisites.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(prerequisites, "imported_at_start", lambda *words: ([], ""))
+    monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: type("U", (), {"free": 1e9})())
     words = ["reproduce", "train", "--output", str(tmp_path / "out"), "--gpus", "8"]
     assert main([*words, "--dry-run"]) == 1
     output = capsys.readouterr().out
@@ -336,6 +336,19 @@ def test_evaluation_of_every_published_task(tmp_path, capsys) -> None:
     assert "model: " in error
     assert main([*words, "--stages", "pretrain"]) == 2
     assert "trains no model to evaluate" in capsys.readouterr().err
+
+
+def test_dry_run_shows_a_command_though_the_first_model_is_done(tmp_path, capsys) -> None:
+    """An evaluation that was cut off: what is left to do is that of later models."""
+    done = settings(tmp_path).evaluated_model(42, "baseline")
+    result = done.with_name(f"lmms-eval-{done.name}") / "x" / "20250101_000000_results.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps({"results": {"gqa": {"exact_match,none": 0.5}}, "config": {"model": "llava"}}))
+    words = ["reproduce", "evaluate", "--output", str(tmp_path / "out"), "--seeds", "42", "--tasks", "gqa", "--dry-run"]
+    assert main(words) == 1  # no model
+    text = capsys.readouterr().out
+    assert "1 tasks are done, to do: nothing" in text
+    assert text.count("--tasks gqa") == text.count("--model llava \\\n") == 1
 
 
 def test_lora_is_merged_before_evaluation(tmp_path, capsys) -> None:
