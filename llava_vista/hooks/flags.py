@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from ..config import FLAG, FLAG_PREFIX, OPTIONS, vista_key
+from ..config import FLAG, FLAG_PREFIX, OPTIONS, misspelt, vista_key
+from ..logging import warn_once
 
 #: Title of the group in the parser's help, which also marks a parser that has our flags.
 GROUP = "VISTA"
@@ -24,19 +25,16 @@ def add_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) 
         the names of those that were added, as in the namespace.
     """
     group = parser.add_argument_group(GROUP, "explicit vision-text alignment by llava-vista (arXiv 2505.10917)")
-    switches = {FLAG: "train with cross-entropy + weight * L_VISTA (default: off)"}
-    options: dict[str, str] = {}
-    for option in OPTIONS.values():
-        texts = switches if isinstance(option.default, bool) else options
-        texts[f"{FLAG_PREFIX}{option.name}"] = f"{option.metadata['help']} (default: {option.default})"
-    for name, text in {**switches, **options}.items():
-        if name in without:
-            continue
-        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        if name in switches:
-            group.add_argument(*spellings, nargs="?", const=True, default=argparse.SUPPRESS, help=text)
-        else:
-            group.add_argument(*spellings, default=argparse.SUPPRESS, help=text)
+    switch = {"nargs": "?", "const": True}
+    flags: dict[str, tuple[str, dict[str, Any]]] = {}
+    flags[FLAG] = ("train with cross-entropy + weight * L_VISTA (default: off)", switch)
+    for option in sorted(OPTIONS.values(), key=lambda option: not isinstance(option.default, bool)):
+        text = f"{option.metadata['help']} (default: {option.default})"
+        flags[f"{FLAG_PREFIX}{option.name}"] = (text, switch if isinstance(option.default, bool) else {})
+    for name, (text, more) in flags.items():
+        if name not in without:
+            spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+            group.add_argument(*spellings, default=argparse.SUPPRESS, help=text, **more)
     return [action.dest for action in group._group_actions]
 
 
@@ -48,16 +46,19 @@ def has_our_flags(parser: argparse.ArgumentParser) -> bool:
 def read_words(words: Sequence[str]) -> dict[str, Any]:
     """Return VISTA's flags among the words of a command line, as given."""
     flags: dict[str, Any] = {}
-    for index, word in enumerate(words):
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
         key = vista_key(word) if word.startswith("--") else None
-        if key is None:
-            continue
-        _, equals, value = word.partition("=")
-        following = words[index + 1 : index + 2]
-        if equals:
+        if key is not None:
+            value: str | bool
+            _, equals, value = word.partition("=")
+            if not equals:
+                value = True if following.startswith("--") else following
             flags[key] = value
-        elif following and not following[0].startswith("--"):
-            flags[key] = following[0]
-        else:
-            flags[key] = True
     return flags
+
+
+def warn_of_misspelt(words: Iterable[str]) -> None:
+    """Warn of the first flag that is unknown and resembles one of VISTA's."""
+    message = misspelt(word for word in words if word.startswith("--"))
+    if message:
+        warn_once(message)
