@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,10 +22,9 @@ _TRIES = 8
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean next-token cross-entropy and the number of supervised tokens, both () and on the device.
+    """Return the mean next-token cross-entropy of logits (B, L, V) and the number of supervised tokens, both ().
 
-    Args:
-        logits: (B, L, V). labels: (B, L), negative where not supervised.
+    ``labels`` (B, L) are negative where not supervised.
     """
     total = torch.zeros((), device=logits.device)
     labels = labels.to(logits.device)
@@ -76,40 +76,33 @@ class LossScale:
         #: the same before it was read, on the device: 0 unknown, 1 a mean, 2 divided
         self._found: Tensor | None = None
         self._is_announced = False
-        self._tries = 0
+        #: micro-batches left to compare; a hook would become a part of a compiled model, and stay there
+        self._tries = 0 if trainer.args.torch_compile else _TRIES
         self._forwards = 0
         self._logits: Tensor | None = None
         self._hook: Any = None
         self._replacement: Replacement | None = None
         if hasattr(trainer, "get_batch_samples"):
             # The last window of an epoch may be shorter; only the trainer's own list knows (transformers 4.46 to 4.54).
-            original = trainer.get_batch_samples
-            self._replacement = Replacement(trainer, "get_batch_samples", self._count_window(original))
+            wrapped = functools.partial(self._count_window, trainer.get_batch_samples)
+            self._replacement = Replacement(trainer, "get_batch_samples", wrapped)
 
     def remove(self) -> None:
         """Remove everything from the trainer and its model."""
         self._stop_measuring()
         if self._replacement is not None:
             self._replacement.undo()
-            self._replacement = None
 
     def before_loss(self) -> None:
         """Prepare to measure, if the coming loss is one that tells."""
         self._logits, self._forwards = None, 0
-        if self._hook is None and self._is_divided is None and self._tries < _TRIES and self.window > 1:
-            # The hook would become a part of the compiled model, and stay there.
-            if self._trainer.args.torch_compile:
-                self._tries = _TRIES
-            else:
-                self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
+        if self._hook is None and self._is_divided is None and self._tries and self.window > 1:
+            self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
 
     def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float | Tensor:
         """Return the divisor, after `compute_loss` has returned ``loss``; a tensor () until `settle` has read it.
 
-        Args:
-            loss: the scalar that it returned.
-            labels: (B, L) of the merged sequence, if known.
-            num_items_in_batch: what the trainer passed.
+        ``labels`` (B, L) are those of the merged sequence.
         """
         window = self.window
         if window == 1:
@@ -158,7 +151,7 @@ class LossScale:
         return (accepts and num_items_in_batch is not None) or getattr(trainer, "compute_loss_func", None) is not None
 
     def _measure(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> None:
-        self._tries += 1
+        self._tries -= 1
         logits, self._logits = self._logits, None
         if logits is not None and labels is not None and logits.shape[:2] == labels.shape and self._forwards == 1:
             mean, count = mean_cross_entropy(logits, labels)
@@ -169,7 +162,7 @@ class LossScale:
             # Both when this micro-batch holds nearly all tokens of the window: it tells nothing.
             now = torch.where(is_mean == is_divided, 0, torch.where(is_divided, 2, 1))
             self._found = now if self._found is None else torch.where(self._found == 0, now, self._found)
-        if self._tries >= _TRIES:
+        if not self._tries:
             self._stop_measuring()
 
     def _stop_measuring(self) -> None:
@@ -183,14 +176,11 @@ class LossScale:
         self._forwards += 1
         self._logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 3 else None
 
-    def _count_window(self, original: Any) -> Any:
-        def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            if isinstance(result, tuple) and result and isinstance(result[0], list):
-                self._window = max(1, len(result[0]))
-            return result
-
-        return get_batch_samples
+    def _count_window(self, original: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if isinstance(result, tuple) and result and isinstance(result[0], list):
+            self._window = max(1, len(result[0]))
+        return result
 
 
 def _equal(found: Tensor, wanted: Tensor) -> Tensor:

@@ -24,28 +24,24 @@ def agree(config: VistaConfig) -> None:
     global _rounds
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    if world == 1:
+    if torch.distributed.get_world_size() == 1:
         return
     _rounds += 1
     store = torch.distributed.distributed_c10d._get_default_store()
-    key = f"llava_vista/{_rounds}/"
-    store.set(f"{key}{rank}", json.dumps(config.to_dict(), sort_keys=True))
-    answers: dict[int, str | None] = {}
-    for other in range(world):
+    keys = [f"llava_vista/{_rounds}/{rank}" for rank in range(torch.distributed.get_world_size())]
+    store.set(keys[torch.distributed.get_rank()], json.dumps(config.to_dict(), sort_keys=True))
+    answers: list[str | None] = []
+    for key in keys:
         # One deadline for all: once a rank has not answered, the others have had their time too.
-        wait = TIMEOUT_SECONDS if None not in answers.values() else 1
+        wait = 1 if None in answers else TIMEOUT_SECONDS
         try:
-            store.wait([f"{key}{other}"], timedelta(seconds=wait))
-            answers[other] = store.get(f"{key}{other}").decode()
+            store.wait([key], timedelta(seconds=wait))
+            answers.append(store.get(key).decode())
         except RuntimeError:  # torch.distributed.DistError (2.2 and later) is one, too
-            answers[other] = None
-    mine = answers[rank]
-    if any(answer != mine for answer in answers.values()):
-        listed = "; ".join(
-            f"rank {other}: {answer or f'VISTA off (no answer within {TIMEOUT_SECONDS} s)'}"
-            for other, answer in answers.items()
-        )
+            answers.append(None)
+    if len(set(answers)) > 1:
+        silent = f"VISTA off (no answer within {TIMEOUT_SECONDS} s)"
+        listed = "; ".join(f"rank {rank}: {answer or silent}" for rank, answer in enumerate(answers))
         raise ConfigError(
             f"the ranks do not agree on VISTA: {listed}. Give --{FLAG} on the command line, which reaches every rank, "
             f"or set {ENVIRONMENT_VARIABLE} on every node (for the DeepSpeed launcher in .deepspeed_env)."
