@@ -27,13 +27,12 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     ``labels`` (B, L) are negative where not supervised.
     """
     total = torch.zeros((), device=logits.device)
-    labels = labels.to(logits.device)
-    count = (labels[:, 1:] >= 0).sum()
+    labels = labels[:, 1:].to(logits.device)
+    count, labels = (labels >= 0).sum(), labels.masked_fill(labels < 0, -100)
     with torch.no_grad():
-        for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:], strict=True):
-            for chunk, wanted in zip(row_logits.split(_CHUNK), row_labels.split(_CHUNK), strict=True):
-                wanted = wanted.masked_fill(wanted < 0, -100)
-                total += cross_entropy(chunk.float(), wanted, reduction="sum")
+        for row, wanted in zip(logits[:, :-1], labels, strict=True):
+            for chunk, part in zip(row.split(_CHUNK), wanted.split(_CHUNK), strict=True):
+                total += cross_entropy(chunk.float(), part, reduction="sum")
     return total / count.clamp(min=1), count
 
 

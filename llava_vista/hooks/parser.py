@@ -11,10 +11,10 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 from ..attach.patching import Replacement
 from ..config import FLAG, FLAG_PREFIX, misspelt, vista_key
@@ -26,17 +26,16 @@ from .request import REQUEST
 
 def apply(module: ModuleType) -> Callable[[], None]:
     """Patch ``ArgumentParser`` of argparse, or ``HfArgumentParser`` of ``module``; returns the undo function."""
-    cls, wrappers = module.ArgumentParser, {"parse_known_args": _parse_known_args_of_others}
-    if module.__name__ != "argparse":
-        cls, wrappers = (
-            module.HfArgumentParser,
-            {
-                "__init__": _init,
-                "parse_known_args": _parse_known_args,
-                "parse_args_into_dataclasses": _parse_args_into_dataclasses,
-                "parse_dict": _parse_dict,
-            },
-        )
+    is_argparse = module.__name__ == "argparse"
+    wrappers: dict[str, Callable[..., Any]] = {
+        "__init__": _init,
+        "parse_known_args": _parse_known_args,
+        "parse_args_into_dataclasses": _parse_args_into_dataclasses,
+        "parse_dict": _parse_dict,
+    }
+    if is_argparse:
+        wrappers = {"parse_known_args": _parse_known_args_of_others}
+    cls = module.ArgumentParser if is_argparse else module.HfArgumentParser
     undo = ExitStack()
     for name, wrapper in wrappers.items():
         wrapped = functools.partial(wrapper, getattr(cls, name))
@@ -72,10 +71,8 @@ def _init(original: Callable[..., Any], parser: Any, /, *args: Any, **kwargs: An
         warn_once(f"this program has flags of its own named {listed}; llava-vista leaves them to it.")
 
 
-def _parse_known_args(
-    original: Callable[..., Any], parser: Any, /, args: Any = None, namespace: Any = None, **kwargs: Any
-) -> Any:
-    parsed, rest = original(parser, args, namespace, **kwargs)
+def _parse_known_args(original: Callable[..., Any], parser: Any, /, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+    parsed, rest = original(parser, args, *more, **kwargs)
     if not has_our_flags(parser):
         return parsed, rest
     if hasattr(parser, "_vista_added"):  # the program keeps its own
@@ -85,10 +82,11 @@ def _parse_known_args(
     else:
         flags = _take(vars(parsed))
     reading = vars(parser).get("_vista_reading")
-    if reading is None:
-        _note(parser, flags, args, [parsed])
-    else:
+    if reading is not None:
         reading.flags, reading.rest = flags, rest
+    else:
+        with _stop_at_mistakes(parser, args):
+            REQUEST.parsed(flags, _words(args), [parsed])
     return parsed, rest
 
 
@@ -98,21 +96,22 @@ def _parse_args_into_dataclasses(original: Callable[..., Any], parser: Any, /, *
     given = inspect.signature(original).bind(parser, *args, **kwargs).arguments.get("args")
     # What `parse_known_args` of this parser finds meanwhile.
     parser._vista_reading = reading = SimpleNamespace(flags={}, rest=[])
-    try:
-        results = original(parser, *args, **kwargs)
-    except ValueError:
-        message = misspelt(word for word in reading.rest if word.startswith("--"))
-        if message:
-            _stop(parser, ConfigError(message), given)
-        raise
-    finally:
-        del parser._vista_reading
-    warn_of_misspelt(reading.rest)
-    _note(parser, reading.flags, given, results)
+    with _stop_at_mistakes(parser, given):
+        try:
+            results = original(parser, *args, **kwargs)
+        except ValueError as error:
+            message = misspelt(word for word in reading.rest if word.startswith("--"))
+            if message:
+                raise ConfigError(message) from error
+            raise
+        finally:
+            del parser._vista_reading
+        warn_of_misspelt(reading.rest)
+        REQUEST.parsed(reading.flags, _words(given), results)
     return results
 
 
-def _parse_dict(original: Callable[..., Any], parser: Any, /, args: dict[str, Any], *more: Any, **kwargs: Any) -> Any:
+def _parse_dict(original: Callable[..., Any], parser: Any, /, args: Any, *more: Any, **kwargs: Any) -> Any:
     if not has_our_flags(parser):
         return original(parser, args, *more, **kwargs)
     args = dict(args)
@@ -137,20 +136,17 @@ def _words(args: Iterable[Any] | None) -> list[str]:
     return sys.argv[1:] if args is None else [str(word) for word in args]
 
 
-def _note(parser: argparse.ArgumentParser, flags: Mapping[str, Any], args: Any, results: Any) -> None:
+@contextmanager
+def _stop_at_mistakes(parser: argparse.ArgumentParser, args: Any) -> Iterator[None]:
+    """On the process's own command line, end as argparse ends, without its usage of several hundred lines."""
     try:
-        REQUEST.parsed(flags, _words(args), results)
+        yield
     except ConfigError as error:
-        _stop(parser, error, args)
-
-
-def _stop(parser: argparse.ArgumentParser, error: ConfigError, args: Any) -> NoReturn:
-    """End as argparse ends for a mistake on the command line, without its usage of several hundred lines."""
-    if args is not None:
-        raise error
-    program = os.path.basename(parser.prog)
-    print(f"{program}: error: {error}\n{program}: --help lists VISTA's flags.", file=sys.stderr)
-    raise SystemExit(2)
+        if args is not None:
+            raise
+        program = os.path.basename(parser.prog)
+        print(f"{program}: error: {error}\n{program}: --help lists VISTA's flags.", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _is_native(parser: argparse.ArgumentParser) -> bool:
