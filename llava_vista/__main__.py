@@ -20,24 +20,15 @@ Runs the host's own training script with VISTA on. --vista_<option> flags among 
 --vista False switches it off. (llava-vista --help lists the other commands.)"""
 
 
-def split(arguments: list[str]) -> tuple[list[str], bool, str, list[str]]:
-    """Split a command line into (launcher's arguments, is module, script or module, its arguments).
-
-    The DeepSpeed launcher puts its own ``--local_rank=N`` before the script: it goes on to the host.
-
-    Raises:
-        SystemExit: no script or module is named.
-    """
-    for index, word in enumerate(arguments):
-        if word == "-m" and index + 1 < len(arguments):
-            return arguments[:index], True, arguments[index + 1], arguments[index + 2 :]
-        if not word.startswith("-"):
-            return arguments[:index], False, word, arguments[index + 1 :]
-    raise SystemExit(USAGE)
-
-
 def main() -> None:
-    before, is_module, target, after = split(sys.argv[1:])
+    words = sys.argv[1:]
+    starts = (at for at, word in enumerate(words) if not word.startswith("-") or (word == "-m" and words[at + 1 :]))
+    start = next(starts, None)
+    if start is None:
+        raise SystemExit(USAGE)
+    is_module = words[start] == "-m"
+    # The DeepSpeed launcher puts its own --local_rank=N before the script: it goes on to the host.
+    before, (target, *after) = words[:start], words[start + is_module :]
     if not is_module and not os.path.exists(target):
         from . import cli
 
