@@ -71,9 +71,8 @@ class LossScale:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._window: int | None = None
-        self._is_divided: bool | None = None
-        #: the same before it was read, on the device: 0 unknown, 1 a mean, 2 divided
-        self._found: Tensor | None = None
+        #: 0 unknown, 1 a mean, 2 divided; a tensor on the device until `settle` reads it
+        self._found: Tensor | int = 0
         self._is_announced = False
         #: micro-batches left to compare; a hook would become a part of a compiled model, and stay there
         self._tries = 0 if trainer.args.torch_compile else _TRIES
@@ -95,7 +94,7 @@ class LossScale:
     def before_loss(self) -> None:
         """Prepare to measure, if the coming loss is one that tells."""
         self._logits, self._forwards = None, 0
-        if self._hook is None and self._is_divided is None and self._tries and self.window > 1:
+        if self._hook is None and self._tries and self.window > 1:
             self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
 
     def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float | Tensor:
@@ -108,22 +107,20 @@ class LossScale:
             return 1.0
         if self._hook is not None:
             self._measure(loss, labels, num_items_in_batch)
-        if self._is_divided is not None:
-            return float(window) if self._is_divided else 1.0
         self._is_announced = self._announced(num_items_in_batch)
         announced = float(window) if self._is_announced else 1.0
-        if self._found is None:
-            return announced
+        if isinstance(self._found, int):
+            return (announced, 1.0, float(window))[self._found]
         measured = torch.where(self._found == 2, float(window), 1.0)
         return torch.where(self._found == 0, announced, measured).to(loss.device)
 
     def settle(self) -> None:
         """Read what was measured, and warn where the host's own scale is wrong. Reads the device, once in a run."""
-        if self._is_divided is not None or self._found is None:
+        if isinstance(self._found, int):
             return
         found = int(self._found)
         if found:
-            self._is_divided = found == 2
+            self._found = found
             self._stop_measuring()
         if found == 1 and self._is_announced:
             warn_once(
@@ -160,12 +157,12 @@ class LossScale:
             is_mean = _equal(loss, mean)
             # Both when this micro-batch holds nearly all tokens of the window: it tells nothing.
             now = torch.where(is_mean == is_divided, 0, torch.where(is_divided, 2, 1))
-            self._found = now if self._found is None else torch.where(self._found == 0, now, self._found)
+            self._found = now if isinstance(self._found, int) else torch.where(self._found == 0, now, self._found)
         if not self._tries:
             self._stop_measuring()
 
     def _stop_measuring(self) -> None:
-        self._logits = None
+        self._logits, self._tries = None, 0
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

@@ -11,17 +11,19 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from ..attach.patching import Replacement
-from ..config import FLAG, FLAG_PREFIX, misspelt, vista_key
+from ..config import FLAG, FLAG_PREFIX, OPTIONS, misspelt, vista_key
 from ..errors import ConfigError
 from ..logging import warn_once
-from .flags import add_flags, has_our_flags, read_words, warn_of_misspelt
-from .request import REQUEST
+from .request import REQUEST, read_words, warn_of_misspelt
+
+#: Title of the group in the parser's help, which also marks a parser that has our flags.
+GROUP = "VISTA"
 
 
 def apply(module: ModuleType) -> Callable[[], None]:
@@ -162,3 +164,27 @@ def _take(values: dict[str, Any]) -> dict[str, Any]:
     """Remove VISTA's keys from ``values`` and return them, spelt with underscores."""
     taken = {word: key for word in values if (key := vista_key(word))}
     return {key: values.pop(word) for word, key in taken.items()}
+
+
+def add_flags(parser: argparse.ArgumentParser, *, without: Container[str] = ()) -> list[str]:
+    """Add the ``--vista...`` flags, but ``without``, with underscores and with hyphens; return their names.
+
+    A flag that is not given leaves no trace. Values are taken as text, and read by `config.read_flags`.
+    """
+    group = parser.add_argument_group(GROUP, "explicit vision-text alignment by llava-vista (arXiv 2505.10917)")
+    switch = {"nargs": "?", "const": True}
+    flags: dict[str, tuple[str, dict[str, Any]]] = {}
+    flags[FLAG] = ("train with cross-entropy + weight * L_VISTA (default: off)", switch)
+    for option in sorted(OPTIONS.values(), key=lambda option: not isinstance(option.default, bool)):
+        text = f"{option.metadata['help']} (default: {option.default})"
+        flags[f"{FLAG_PREFIX}{option.name}"] = (text, switch if isinstance(option.default, bool) else {})
+    for name, (text, more) in flags.items():
+        if name not in without:
+            spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+            group.add_argument(*spellings, default=argparse.SUPPRESS, help=text, **more)
+    return [action.dest for action in group._group_actions]
+
+
+def has_our_flags(parser: argparse.ArgumentParser) -> bool:
+    """Return whether `add_flags` has added flags to this parser."""
+    return any(group.title == GROUP for group in parser._action_groups)

@@ -1,13 +1,20 @@
-"""Trainings that VISTA would be wrong in, without a sign: they are refused by name before the first step."""
+"""Trainings that VISTA would be wrong in, without a sign: they are refused by name before the first step.
+
+Also ranks that do not all train with the same options.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
+
+import torch
 
 from ..adapters import find_adapter
 from ..config import ENVIRONMENT_VARIABLE, FLAG, FLAG_PREFIX, VistaConfig
-from ..errors import AttachError, UnsupportedModelError
+from ..errors import AttachError, ConfigError, UnsupportedModelError
 from ..logging import say
 
 #: What VISTA would do beside a loss that is not the cross-entropy of the batch's own text -> TRL's trainers with such.
@@ -20,16 +27,15 @@ _REASONS = {
 }
 #: Name of a trainer's class -> the reason.
 OTHER_OBJECTIVES = {f"{name}Trainer": reason for reason, names in _REASONS.items() for name in names.split()}
+#: How long a rank may take to answer. A rank on which VISTA is off never does: it knows nothing of this package.
+TIMEOUT_SECONDS = 300
+_rounds = 0
 
 
 def refuse_what_cannot_be(trainer: Any, config: VistaConfig, source: str, arguments: Iterable[Any]) -> None:
     """Stop a training that VISTA cannot act on, before anything is set up.
 
-    Args:
-        trainer: the host's.
-        config: what to train with.
-        source: how VISTA was asked for.
-        arguments: the objects that the host's parser made.
+    ``source`` says how VISTA was asked for, ``arguments`` are the objects that the host's parser made.
 
     Raises:
         VistaError: names the trainer, its set-up or its model, and what to do.
@@ -112,4 +118,37 @@ def refuse_unmarked_packing(arguments: Iterable[Any]) -> None:
         raise AttachError(
             f"{type(made).__name__} asks for {option}: several samples become one row, and nothing in the batch says "
             f"where each begins, so VISTA cannot align a text with its own image. {instead}, or train without packing."
+        )
+
+
+def agree(config: VistaConfig) -> None:
+    """Compare the options of all ranks through the process group's key-value store (no collective: none can hang).
+
+    Raises:
+        ConfigError: naming the options of each rank that differs, or the ranks without VISTA.
+    """
+    global _rounds
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if torch.distributed.get_world_size() == 1:
+        return
+    _rounds += 1
+    store = torch.distributed.distributed_c10d._get_default_store()
+    keys = [f"llava_vista/{_rounds}/{rank}" for rank in range(torch.distributed.get_world_size())]
+    store.set(keys[torch.distributed.get_rank()], json.dumps(config.to_dict(), sort_keys=True))
+    answers: list[str | None] = []
+    for key in keys:
+        # One deadline for all: once a rank has not answered, the others have had their time too.
+        wait = 1 if None in answers else TIMEOUT_SECONDS
+        try:
+            store.wait([key], timedelta(seconds=wait))
+            answers.append(store.get(key).decode())
+        except RuntimeError:  # torch.distributed.DistError (2.2 and later) is one, too
+            answers.append(None)
+    if len(set(answers)) > 1:
+        silent = f"VISTA off (no answer within {TIMEOUT_SECONDS} s)"
+        listed = "; ".join(f"rank {rank}: {answer or silent}" for rank, answer in enumerate(answers))
+        raise ConfigError(
+            f"the ranks do not agree on VISTA: {listed}. Give --{FLAG} on the command line, which reaches every rank, "
+            f"or set {ENVIRONMENT_VARIABLE} on every node (for the DeepSpeed launcher in .deepspeed_env)."
         )

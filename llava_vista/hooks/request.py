@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, read_flags, resolve, vista_key
+from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, misspelt, read_flags, resolve, vista_key
 from ..errors import ConfigError
 from ..logging import say, warn_once
-from .flags import read_words, warn_of_misspelt
 from .process_signs import PROBE_VARIABLE, optimizer_was_made
 
 #: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).
@@ -68,7 +67,7 @@ class Settled:
 
 
 class Requests:
-    """Collects what parses, `install` and the environment ask for; `settle` says what holds for a training."""
+    """What parses, `install` and the environment ask for; `settle` says what holds for a training."""
 
     def __init__(self) -> None:
         self.installed: VistaConfig | None = None
@@ -112,12 +111,7 @@ class Requests:
         self._hand_down()
 
     def parsed(self, flags: Mapping[str, Any], words: Sequence[str] | None, results: Iterable[Any]) -> None:
-        """A host's parser has read its arguments.
-
-        Args:
-            flags: VISTA's flags or keys among them.
-            words: the command line that was parsed; None for a configuration.
-            results: the objects that the parse made.
+        """Note a parse of ``words`` (None: of a configuration) that found VISTA's ``flags`` and made ``results``.
 
         Raises:
             ConfigError: a bad value.
@@ -290,6 +284,27 @@ class Requests:
                 "that request in this process, and attach() was not called. For a training loop of your own call "
                 "llava_vista.attach(model) (README, own loop); an evaluation does not need it."
             )
+
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return VISTA's flags among the words of a command line, as given."""
+    flags: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
+        key = vista_key(word) if word.startswith("--") else None
+        if key is not None:
+            value: str | bool
+            _, equals, value = word.partition("=")
+            if not equals:
+                value = True if following.startswith("--") else following
+            flags[key] = value
+    return flags
+
+
+def warn_of_misspelt(words: Iterable[str]) -> None:
+    """Warn of the first flag that is unknown and resembles one of VISTA's."""
+    message = misspelt(word for word in words if word.startswith("--"))
+    if message:
+        warn_once(message)
 
 
 def _reference(made: Any) -> Callable[[], Any]:

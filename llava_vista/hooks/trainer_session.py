@@ -22,8 +22,7 @@ from ..errors import AttachError, VistaError
 from ..logging import say, warn_once
 from .accumulation import LossScale
 from .process_signs import PROBE_VARIABLE
-from .ranks import agree
-from .refusals import other_objective, refuse_what_cannot_be
+from .refusals import agree, other_objective, refuse_what_cannot_be
 from .request import REQUEST, Settled
 from .run_record import RunRecord, report_options
 from .training_probe import TrainingProbe
@@ -60,13 +59,8 @@ class TrainingSession(TrainerCallback):
     """Context manager around the host's own `Trainer.train`. It owns the meter, the step and the accounts of a run.
 
     Everything is put on this trainer's instance, not its class: other libraries patch `Trainer.compute_loss` on the
-    class for a while, and a patch there would be lost.
-
-    Args:
-        trainer: the host's.
-        config: what to train with.
-        settled: the request that asks for it. A training that VISTA cannot act on stops; where the request is not
-            certain, or the weight is 0, it goes on with a warning.
+    class for a while, and a patch there would be lost. A training that VISTA cannot act on stops; where the request
+    (``settled``) is not certain, or the weight is 0, it goes on with a warning.
     """
 
     def __init__(self, trainer: Any, config: VistaConfig, settled: Settled) -> None:
@@ -90,10 +84,7 @@ class TrainingSession(TrainerCallback):
         try:
             refuse_what_cannot_be(self.trainer, self.config, self.source, self._arguments)
         except VistaError as error:
-            if self._must_act:
-                raise
-            warn_once(f"this training is without VISTA, which {self.source} asked for: {error}")
-            self._is_refused = True
+            self._complain(error, f"this training is without VISTA, which {self.source} asked for: {error}")
         else:
             self.trainer.add_callback(self)
 
@@ -119,11 +110,11 @@ class TrainingSession(TrainerCallback):
         self._undo.close()
         self.handle = self._scale = self._probe = None
 
-    def _complain(self, error: VistaError) -> None:
-        """Raise ``error``; where VISTA only observes, warn and stop observing."""
+    def _complain(self, error: VistaError, warning: str = "") -> None:
+        """Raise ``error``; where VISTA may not stop the training, warn, and stop observing."""
         if self._must_act:
             raise error
-        warn_once(f"{error} VISTA does nothing further in this training.")
+        warn_once(warning or f"{error} VISTA does nothing further in this training.")
         self._is_refused = True
         self._release()
 

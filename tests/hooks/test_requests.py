@@ -17,8 +17,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traine
 from llava_vista import UnsupportedModelError, VistaConfig, attach, install, register_adapter
 from llava_vista.adapters import ADAPTERS
 from llava_vista.hooks import listen
-from llava_vista.hooks.flags import read_words
-from llava_vista.hooks.request import REQUEST
+from llava_vista.hooks.request import REQUEST, read_words
 
 pytestmark = pytest.mark.environments("latest")
 SUPPORT = Path(__file__).parents[1] / "support"
