@@ -73,7 +73,7 @@ class TrainingSession(TrainerCallback):
         self._scale: LossScale | None = None
         self._probe: TrainingProbe | None = None
         self._objective = other_objective(trainer)
-        self._losses = self._losses_of_step = self._losses_without_gradient = 0
+        self._losses = self._losses_of_step = self._losses_without_term = 0
         self._first_step: int | None = None
         self._pending: dict[str, float] | None = None
         self._records = self._aligned = 0
@@ -123,18 +123,16 @@ class TrainingSession(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Attach. The model is complete now, also when the trainer makes it itself, or wraps it."""
         self._release()  # the trainer may start over (hyper-parameter search, batch-size finder)
+        trainer = self.trainer
         try:
-            self._begin()
+            agree(self.config)
+            self.handle, self.meter = self._attach(), Meter()
         except VistaError as error:
             self._complain(error)
-
-    def _begin(self) -> None:
-        trainer = self.trainer
-        agree(self.config)
-        self.handle, self.meter = self._attach(), Meter()
+            return
         self._scale = LossScale(trainer)
         self._undo.callback(self._scale.remove)
-        self._losses = self._losses_of_step = self._losses_without_gradient = 0
+        self._losses = self._losses_of_step = self._losses_without_term = 0
         self._first_step = trainer.state.global_step
         if self.config.probe_steps:
             self._probe = TrainingProbe(trainer, self.handle, self._scale, self.config.probe_steps)
@@ -192,8 +190,8 @@ class TrainingSession(TrainerCallback):
         Raises:
             AttachError: it had not. With weight 0, which may not stop a run, a warning says so.
         """
-        losses, without = self._losses_of_step, self._losses_without_gradient
-        self._losses_of_step = self._losses_without_gradient = 0
+        losses, without = self._losses_of_step, self._losses_without_term
+        self._losses_of_step = self._losses_without_term = 0
         if self.handle is None or losses:
             return
         name = type(self.trainer).__name__
@@ -223,10 +221,8 @@ class TrainingSession(TrainerCallback):
 
     def _compute_loss(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         handle, scale = self.handle, self._scale
-        if handle is None or scale is None:
-            return original(*args, **kwargs)
-        if not torch.is_grad_enabled():  # evaluation
-            self._losses_without_gradient += 1
+        if handle is None or scale is None or not torch.is_grad_enabled():  # off, or evaluation
+            self._losses_without_term += 1
             return original(*args, **kwargs)
         handle.clear()
         scale.before_loss()
