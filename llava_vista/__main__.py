@@ -11,7 +11,8 @@ import sys
 
 from .config import ENVIRONMENT_VARIABLE, VistaConfig, read_environment
 from .errors import ConfigError
-from .hooks import install_for
+from .hooks import listen
+from .hooks.request import REQUEST
 
 USAGE = """usage: python -m llava_vista HOST_SCRIPT.py ARGS...
        python -m llava_vista -m HOST_MODULE ARGS...
@@ -42,7 +43,8 @@ def main() -> None:
     except ConfigError as error:
         print(f"llava_vista: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    install_for(config, "python -m llava_vista")
+    listen()
+    REQUEST.install(config, "python -m llava_vista")
     sys.argv = [target, *before, *after]
     if is_module:
         sys.path.insert(0, os.getcwd())

@@ -24,13 +24,8 @@ def install(config: VistaConfig | None = None) -> None:
     Args:
         config: the published defaults when None.
     """
-    install_for(config or VistaConfig(), "install()")
-
-
-def install_for(config: VistaConfig, source: str) -> None:
-    """`install`, where messages name ``source`` as who asked."""
     listen()
-    REQUEST.install(config, source)
+    REQUEST.install(config or VistaConfig(), "install()")
 
 
 def listen() -> None:
