@@ -274,7 +274,7 @@ class Requests:
         elif not self._acted and trained and not idle:
             try:
                 settled = self.settle()
-                if settled.config is not None and not self._words_are_others:
+                if settled.config is not None:
                     idle.append(settled.source)
             except ConfigError as error:
                 idle.append(f"words that cannot be read ({error})")
