@@ -55,14 +55,10 @@ class LossScale:
     cross-entropy and VISTA alike. So one thing decides: is the returned cross-entropy a mean over the micro-batch
     (divisor 1), or is it divided for the k micro-batches of the accumulation window already (divisor k)?
 
-    It is measured on the first micro-batches of several: the loss is compared with the mean cross-entropy of the
-    model's own logits, with that divided by k, and with the sum divided by ``num_items_in_batch``. Where no logits are
-    returned, or the loss is none of the three (label smoothing, a router loss), the rule of `Trainer.training_step`
-    decides, by the attributes that it reads: `model_accepts_loss_kwargs` (transformers 4.46), `compute_loss_func`,
-    `loss_is_scaled_for_ga` (5.19).
-
-    The comparison stays on the device, and so does its outcome, until `settle` reads it beside a log record: measuring
-    does not synchronise.
+    It is measured on the first micro-batches of several, on the device and without synchronising: the loss is compared
+    with the mean cross-entropy of the model's own logits, with that divided by k, and with the sum divided by
+    ``num_items_in_batch``. Where no logits are returned, or the loss is none of the three (label smoothing, a router
+    loss), the rule of `Trainer.training_step` decides, by the attributes that it reads.
 
     A model may take ``num_items_in_batch`` and never use it (Llava in 4.49, VipLlava up to 5.6): the trainer believes
     the loss to be normalised and adds up means. The term is then scaled as the cross-entropy is, with a warning.
@@ -138,12 +134,12 @@ class LossScale:
         return int(current or self._trainer.args.gradient_accumulation_steps)
 
     def _announced(self, num_items_in_batch: Any) -> bool:
-        """Whether `Trainer.training_step` takes the loss for divided."""
+        """Return whether `Trainer.training_step` takes the loss for divided."""
         trainer = self._trainer
-        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)  # transformers 5.19
         if scaled is not None:
             return bool(scaled)
-        accepts = bool(getattr(trainer, "model_accepts_loss_kwargs", False))
+        accepts = bool(getattr(trainer, "model_accepts_loss_kwargs", False))  # transformers 4.46
         return (accepts and num_items_in_batch is not None) or getattr(trainer, "compute_loss_func", None) is not None
 
     def _measure(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> None:

@@ -1,8 +1,6 @@
 """The account of requests: who asked for VISTA, for which training arguments, and whether anything acted on it.
 
-A request belongs to one parse and to the argument objects that the parse made. A trainer trains with the request of its
-own arguments. Arguments that no parse made (written by hand, or copied) have that of the command line. Then come
-`install` and ``LLAVA_VISTA``. Child processes get a request through an environment variable.
+README.md says which request counts.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, misspelt, read_flags, resolve, vista_key
@@ -31,19 +29,14 @@ _CHILD_SECONDS = 1.0
 
 @dataclass(eq=False)
 class Parse:
-    """What one parse of a host's arguments says of VISTA.
+    """What one parse of a host's arguments says of VISTA."""
 
-    ``flags`` has ``vista`` and ``vista_<option>`` as given, ``source`` says where. ``made`` refers to all objects that
-    the parse made, ``folders`` are the output directories of the training arguments among them. ``acted`` is whether a
-    training or attach() made use of it.
-    """
-
-    flags: dict[str, Any]
+    flags: dict[str, Any]  # ``vista`` and ``vista_<option>`` as given
     source: str
     asks: bool
-    made: list[Callable[[], Any]]
-    folders: set[str] = field(default_factory=set)
-    acted: bool = False
+    made: list[Callable[[], Any]]  # references to all objects that it made
+    folders: set[str]  # output directories of the training arguments among them
+    acted: bool = False  # a training or attach() made use of it
 
 
 @dataclass(frozen=True)
@@ -122,13 +115,13 @@ class Requests:
         given = {**self._inherited, **flags}
         is_on = resolve(given, self._installed_or_inherited(), os.environ.get(ENVIRONMENT_VARIABLE)).config is not None
         results = list(results)
-        parse = Parse(dict(flags), source, bool(flags) and is_on, [_reference(made) for made in results])
+        training_arguments = getattr(sys.modules.get("transformers.training_args"), "TrainingArguments", ())
+        trainings = [made for made in results if isinstance(made, training_arguments)]
+        folders = {_folder_of(made) for made in trainings} - {""}
+        parse = Parse(dict(flags), source, bool(flags) and is_on, [_reference(made) for made in results], folders)
         own = {word for word in sys.argv[1:] if vista_key(word)}
         if words is not None and own and own <= set(words):
             self._command_line = parse
-        training_arguments = getattr(sys.modules.get("transformers.training_args"), "TrainingArguments", ())
-        trainings = [made for made in results if isinstance(made, training_arguments)]
-        parse.folders |= {_folder_of(made) for made in trainings} - {""}
         if not trainings:
             self._loose = parse
         self._parses.append(parse)
@@ -161,11 +154,17 @@ class Requests:
             )
         for note in notes:
             if note not in self._notes:
-                self._notes.add(note)
                 say(note)
+        self._notes.update(notes)
         if resolved.config is None:
-            if arguments is not None and own is None and not (parse and parse.flags):
-                self._warn_of_other_arguments()
+            is_of_no_parse = arguments is not None and own is None and not (parse and parse.flags)
+            for asked in self._parses:
+                if asked.asks and is_of_no_parse:
+                    warn_once(
+                        f"this training is without VISTA: {asked.source} asked for it with other training arguments "
+                        "than this trainer's. Give the trainer the arguments that the parser made, or call "
+                        "llava_vista.install()."
+                    )
             return Settled(None)
         if words:
             source = f"--{FLAG} on the command line"
@@ -211,15 +210,6 @@ class Requests:
         if flags:
             warn_of_misspelt(sys.argv[1:])
         return flags
-
-    def _warn_of_other_arguments(self) -> None:
-        for asked in self._parses:
-            if asked.asks:
-                warn_once(
-                    f"this training is without VISTA: {asked.source} asked for it with other training arguments than "
-                    "this trainer's. Give the trainer the arguments that the parser made, or call "
-                    "llava_vista.install()."
-                )
 
     # --- what became of it ---
 
