@@ -11,7 +11,8 @@ import sys
 
 from .config import ENVIRONMENT_VARIABLE, VistaConfig, read_environment
 from .errors import ConfigError
-from .hooks import install_for
+from .hooks import listen
+from .hooks.request import REQUEST
 
 USAGE = """usage: python -m llava_vista HOST_SCRIPT.py ARGS...
        python -m llava_vista -m HOST_MODULE ARGS...
@@ -20,24 +21,15 @@ Runs the host's own training script with VISTA on. --vista_<option> flags among 
 --vista False switches it off. (llava-vista --help lists the other commands.)"""
 
 
-def split(arguments: list[str]) -> tuple[list[str], bool, str, list[str]]:
-    """Split a command line into (launcher's arguments, is module, script or module, its arguments).
-
-    The DeepSpeed launcher puts its own ``--local_rank=N`` before the script: it goes on to the host.
-
-    Raises:
-        SystemExit: no script or module is named.
-    """
-    for index, word in enumerate(arguments):
-        if word == "-m" and index + 1 < len(arguments):
-            return arguments[:index], True, arguments[index + 1], arguments[index + 2 :]
-        if not word.startswith("-"):
-            return arguments[:index], False, word, arguments[index + 1 :]
-    raise SystemExit(USAGE)
-
-
 def main() -> None:
-    before, is_module, target, after = split(sys.argv[1:])
+    words = sys.argv[1:]
+    starts = (at for at, word in enumerate(words) if not word.startswith("-") or (word == "-m" and words[at + 1 :]))
+    start = next(starts, None)
+    if start is None:
+        raise SystemExit(USAGE)
+    is_module = words[start] == "-m"
+    # The DeepSpeed launcher puts its own --local_rank=N before the script: it goes on to the host.
+    before, (target, *after) = words[:start], words[start + is_module :]
     if not is_module and not os.path.exists(target):
         from . import cli
 
@@ -51,7 +43,8 @@ def main() -> None:
     except ConfigError as error:
         print(f"llava_vista: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    install_for(config, "python -m llava_vista")
+    listen()
+    REQUEST.install(config, "python -m llava_vista")
     sys.argv = [target, *before, *after]
     if is_module:
         sys.path.insert(0, os.getcwd())

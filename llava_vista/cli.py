@@ -39,14 +39,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if is_stated else super()._get_help_string(action)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(
-            line if line.startswith(" ") else super(_HelpFormatter, self)._fill_text(line, width, indent)
-            for line in text.splitlines()
-        )
+        fill = super()._fill_text
+        return "\n".join(line if line.startswith(" ") else fill(line, width, indent) for line in text.splitlines())
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser. Only the module of ``command`` is imported, so that one command cannot break another."""
+    """Return the parser. Only the module of ``command`` is imported, so that one command cannot break another."""
     parser = argparse.ArgumentParser(
         prog="llava-vista", description="VISTA, explicit vision-text alignment, in LLaVA-family training."
     )
@@ -62,25 +60,18 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Part ``probe ... -- COMMAND ARGS`` at the dashes: what follows is a command line of the host's."""
-    if words[:1] != ["probe"] or "--" not in words:
-        return words, []
-    at = words.index("--")
-    return words[:at], words[at + 1 :]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The command's exit code; 2 when it ended with an error that is the user's to mend.
+        The command's exit code; 2 when it ended with an error that is the user's to fix.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    # `probe ... -- COMMAND ARGS`: behind the dashes is a command line of the host's.
+    end = words.index("--") if words[:1] == ["probe"] and "--" in words else len(words)
     try:
-        words, command = _split(words)
-        args = build_parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
-        args.command = command
+        command = next((word for word in words if not word.startswith("-")), None)
+        args = build_parser(command).parse_args(words[:end], argparse.Namespace(command=words[end + 1 :]))
         code = int(args.run(args) or 0)
         sys.stdout.flush()
         return code

@@ -19,32 +19,26 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
-def _ready() -> logging.Logger:
-    """Give the logger a handler of its own unless the user's logging set-up already takes care of it."""
+def _tell(level: int, message: str) -> None:
+    """Log on rank 0, by the environment that every launcher sets, on a handler of our own where the user has none."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("[llava-vista] %(message)s"))
         logger.addHandler(handler)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
-    return logger
-
-
-def is_first_rank() -> bool:
-    """Whether this process is rank 0, by the environment that every launcher sets (no torch import)."""
-    return os.environ.get("RANK", "0") == "0"
+    logger.log(level, message)
 
 
 def say(message: str) -> None:
     """Tell rank 0's user something they asked to know."""
-    if is_first_rank():
-        _ready().info(message)
+    _tell(logging.INFO, message)
 
 
 def warn_once(message: str) -> None:
     """Warn about ``message`` the first time it occurs in this process; later times are silent."""
-    if message in _said:
-        return
-    _said.add(message)
-    if is_first_rank():
-        _ready().warning("WARNING: %s", message)
+    if message not in _said:
+        _said.add(message)
+        _tell(logging.WARNING, f"WARNING: {message}")

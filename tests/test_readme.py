@@ -139,7 +139,7 @@ def test_adapters() -> None:
 
 @pytest.mark.parametrize("words", [["--vista", "--vista_weight", "0.01"], ["--vista", "False"]])
 def test_the_launch_flags_are_read(words: list[str]) -> None:
-    from llava_vista.hooks.flags import add_flags
+    from llava_vista.hooks.parser import add_flags
 
     parser = argparse.ArgumentParser()
     add_flags(parser)

@@ -268,5 +268,5 @@ def attach(model: nn.Module, config: VistaConfig | None = None, *, add_to_loss: 
     # Only a process that listens keeps account of requests; `attach/` does not import `hooks/`.
     request = sys.modules.get("llava_vista.hooks.request")
     if request is not None:
-        request.note_attached()
+        request.REQUEST.act()
     return handle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,19 +22,17 @@ _TRIES = 8
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean next-token cross-entropy and the number of supervised tokens, both () and on the device.
+    """Return the mean next-token cross-entropy of logits (B, L, V) and the number of supervised tokens, both ().
 
-    Args:
-        logits: (B, L, V). labels: (B, L), negative where not supervised.
+    ``labels`` (B, L) are negative where not supervised.
     """
     total = torch.zeros((), device=logits.device)
-    labels = labels.to(logits.device)
-    count = (labels[:, 1:] >= 0).sum()
+    labels = labels[:, 1:].to(logits.device)
+    count, labels = (labels >= 0).sum(), labels.masked_fill(labels < 0, -100)
     with torch.no_grad():
-        for row_logits, row_labels in zip(logits[:, :-1], labels[:, 1:], strict=True):
-            for chunk, wanted in zip(row_logits.split(_CHUNK), row_labels.split(_CHUNK), strict=True):
-                wanted = wanted.masked_fill(wanted < 0, -100)
-                total += cross_entropy(chunk.float(), wanted, reduction="sum")
+        for row, wanted in zip(logits[:, :-1], labels, strict=True):
+            for chunk, part in zip(row.split(_CHUNK), wanted.split(_CHUNK), strict=True):
+                total += cross_entropy(chunk.float(), part, reduction="sum")
     return total / count.clamp(min=1), count
 
 
@@ -56,14 +55,10 @@ class LossScale:
     cross-entropy and VISTA alike. So one thing decides: is the returned cross-entropy a mean over the micro-batch
     (divisor 1), or is it divided for the k micro-batches of the accumulation window already (divisor k)?
 
-    It is measured on the first micro-batches of several: the loss is compared with the mean cross-entropy of the
-    model's own logits, with that divided by k, and with the sum divided by ``num_items_in_batch``. Where no logits are
-    returned, or the loss is none of the three (label smoothing, a router loss), the rule of `Trainer.training_step`
-    decides, by the attributes that it reads: `model_accepts_loss_kwargs` (transformers 4.46), `compute_loss_func`,
-    `loss_is_scaled_for_ga` (5.19).
-
-    The comparison stays on the device, and so does its outcome, until `settle` reads it beside a log record: measuring
-    does not synchronise.
+    It is measured on the first micro-batches of several, on the device and without synchronising: the loss is compared
+    with the mean cross-entropy of the model's own logits, with that divided by k, and with the sum divided by
+    ``num_items_in_batch``. Where no logits are returned, or the loss is none of the three (label smoothing, a router
+    loss), the rule of `Trainer.training_step` decides, by the attributes that it reads.
 
     A model may take ``num_items_in_batch`` and never use it (Llava in 4.49, VipLlava up to 5.6): the trainer believes
     the loss to be normalised and adds up means. The term is then scaled as the cross-entropy is, with a warning.
@@ -72,66 +67,56 @@ class LossScale:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._window: int | None = None
-        self._is_divided: bool | None = None
-        #: the same before it was read, on the device: 0 unknown, 1 a mean, 2 divided
-        self._found: Tensor | None = None
+        #: 0 unknown, 1 a mean, 2 divided; a tensor on the device until `settle` reads it
+        self._found: Tensor | int = 0
         self._is_announced = False
-        self._tries = 0
+        #: micro-batches left to compare; a hook would become a part of a compiled model, and stay there
+        self._tries = 0 if trainer.args.torch_compile else _TRIES
         self._forwards = 0
         self._logits: Tensor | None = None
         self._hook: Any = None
         self._replacement: Replacement | None = None
         if hasattr(trainer, "get_batch_samples"):
             # The last window of an epoch may be shorter; only the trainer's own list knows (transformers 4.46 to 4.54).
-            original = trainer.get_batch_samples
-            self._replacement = Replacement(trainer, "get_batch_samples", self._count_window(original))
+            wrapped = functools.partial(self._count_window, trainer.get_batch_samples)
+            self._replacement = Replacement(trainer, "get_batch_samples", wrapped)
 
     def remove(self) -> None:
         """Remove everything from the trainer and its model."""
         self._stop_measuring()
         if self._replacement is not None:
             self._replacement.undo()
-            self._replacement = None
 
     def before_loss(self) -> None:
         """Prepare to measure, if the coming loss is one that tells."""
         self._logits, self._forwards = None, 0
-        if self._hook is None and self._is_divided is None and self._tries < _TRIES and self.window > 1:
-            # The hook would become a part of the compiled model, and stay there.
-            if self._trainer.args.torch_compile:
-                self._tries = _TRIES
-            else:
-                self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
+        if self._hook is None and self._tries and self.window > 1:
+            self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
 
     def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float | Tensor:
         """Return the divisor, after `compute_loss` has returned ``loss``; a tensor () until `settle` has read it.
 
-        Args:
-            loss: the scalar that it returned.
-            labels: (B, L) of the merged sequence, if known.
-            num_items_in_batch: what the trainer passed.
+        ``labels`` (B, L) are those of the merged sequence.
         """
         window = self.window
         if window == 1:
             return 1.0
         if self._hook is not None:
             self._measure(loss, labels, num_items_in_batch)
-        if self._is_divided is not None:
-            return float(window) if self._is_divided else 1.0
         self._is_announced = self._announced(num_items_in_batch)
         announced = float(window) if self._is_announced else 1.0
-        if self._found is None:
-            return announced
+        if isinstance(self._found, int):
+            return (announced, 1.0, float(window))[self._found]
         measured = torch.where(self._found == 2, float(window), 1.0)
         return torch.where(self._found == 0, announced, measured).to(loss.device)
 
     def settle(self) -> None:
         """Read what was measured, and warn where the host's own scale is wrong. Reads the device, once in a run."""
-        if self._is_divided is not None or self._found is None:
+        if isinstance(self._found, int):
             return
         found = int(self._found)
         if found:
-            self._is_divided = found == 2
+            self._found = found
             self._stop_measuring()
         if found == 1 and self._is_announced:
             warn_once(
@@ -149,16 +134,16 @@ class LossScale:
         return int(current or self._trainer.args.gradient_accumulation_steps)
 
     def _announced(self, num_items_in_batch: Any) -> bool:
-        """Whether `Trainer.training_step` takes the loss for divided."""
+        """Return whether `Trainer.training_step` takes the loss for divided."""
         trainer = self._trainer
-        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)  # transformers 5.19
         if scaled is not None:
             return bool(scaled)
-        accepts = bool(getattr(trainer, "model_accepts_loss_kwargs", False))
+        accepts = bool(getattr(trainer, "model_accepts_loss_kwargs", False))  # transformers 4.46
         return (accepts and num_items_in_batch is not None) or getattr(trainer, "compute_loss_func", None) is not None
 
     def _measure(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> None:
-        self._tries += 1
+        self._tries -= 1
         logits, self._logits = self._logits, None
         if logits is not None and labels is not None and logits.shape[:2] == labels.shape and self._forwards == 1:
             mean, count = mean_cross_entropy(logits, labels)
@@ -168,12 +153,12 @@ class LossScale:
             is_mean = _equal(loss, mean)
             # Both when this micro-batch holds nearly all tokens of the window: it tells nothing.
             now = torch.where(is_mean == is_divided, 0, torch.where(is_divided, 2, 1))
-            self._found = now if self._found is None else torch.where(self._found == 0, now, self._found)
-        if self._tries >= _TRIES:
+            self._found = now if isinstance(self._found, int) else torch.where(self._found == 0, now, self._found)
+        if not self._tries:
             self._stop_measuring()
 
     def _stop_measuring(self) -> None:
-        self._logits = None
+        self._logits, self._tries = None, 0
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -183,14 +168,11 @@ class LossScale:
         self._forwards += 1
         self._logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 3 else None
 
-    def _count_window(self, original: Any) -> Any:
-        def get_batch_samples(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            if isinstance(result, tuple) and result and isinstance(result[0], list):
-                self._window = max(1, len(result[0]))
-            return result
-
-        return get_batch_samples
+    def _count_window(self, original: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if isinstance(result, tuple) and result and isinstance(result[0], list):
+            self._window = max(1, len(result[0]))
+        return result
 
 
 def _equal(found: Tensor, wanted: Tensor) -> Tensor:

@@ -1,22 +1,11 @@
-"""Signs of what a process has done: has it trained something, or have its children worked? For messages at exit."""
+"""What tells whether this process measures instead of training, and whether it has trained. Imports nothing."""
 
 from __future__ import annotations
 
-import os
 import sys
-
-from ..logging import warn_once
 
 #: A folder: measure instead of training (host_probe.py), over so many batches.
 PROBE_VARIABLE, PROBE_BATCHES_VARIABLE = "LLAVA_VISTA_PROBE", "LLAVA_VISTA_PROBE_BATCHES"
-
-
-def tell_if_not_probed() -> None:
-    """Warn, at exit, where a measurement was asked for and the process trained. After one, no process gets here."""
-    if os.environ.get(PROBE_VARIABLE) and optimizer_was_made():
-        warn_once(
-            f"{PROBE_VARIABLE} is set, but nothing was measured: this process trained without transformers.Trainer."
-        )
 
 
 def optimizer_was_made() -> bool:
@@ -32,13 +21,3 @@ def optimizer_was_made() -> bool:
             return True
         classes += cls.__subclasses__()
     return False
-
-
-def children_seconds() -> float:
-    """Return the CPU time of the child processes that have ended (seconds)."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

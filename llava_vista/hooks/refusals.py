@@ -1,55 +1,60 @@
-"""Trainings that VISTA would be wrong in, without a sign: they are refused by name before the first step."""
+"""Trainings that VISTA would be wrong in, without a sign: they are refused by name before the first step.
+
+Also ranks that do not all train with the same options.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
+
+import torch
 
 from ..adapters import find_adapter
 from ..config import ENVIRONMENT_VARIABLE, FLAG, FLAG_PREFIX, VistaConfig
-from ..errors import AttachError, UnsupportedModelError
+from ..errors import AttachError, ConfigError, UnsupportedModelError
 from ..logging import say
 
-#: Class of TRL whose loss is not the cross-entropy of the batch's own text -> what VISTA would do there.
-OTHER_OBJECTIVES = {
-    **dict.fromkeys(
-        ("DPOTrainer", "CPOTrainer", "ORPOTrainer", "OnlineDPOTrainer", "XPOTrainer", "NashMDTrainer"),
-        "it would pull chosen and rejected answers alike towards the image",
-    ),
-    **dict.fromkeys(("KTOTrainer", "BCOTrainer"), "it would pull wanted and unwanted answers alike towards the image"),
-    **dict.fromkeys(
-        ("GRPOTrainer", "RLOOTrainer", "PPOTrainer", "GSPOTrainer"),
-        "it would pull every sampled answer towards the image, whatever its reward",
-    ),
-    **dict.fromkeys(("RewardTrainer", "PRMTrainer"), "its loss is about scores, not about the text"),
-    **dict.fromkeys(("GKDTrainer",), "its loss is a divergence from a teacher"),
+#: What VISTA would do beside a loss that is not the cross-entropy of the batch's own text -> TRL's trainers with such.
+_REASONS = {
+    "it would pull chosen and rejected answers alike towards the image": "DPO CPO ORPO OnlineDPO XPO NashMD",
+    "it would pull wanted and unwanted answers alike towards the image": "KTO BCO",
+    "it would pull every sampled answer towards the image, whatever its reward": "GRPO RLOO PPO GSPO",
+    "its loss is about scores, not about the text": "Reward PRM",
+    "its loss is a divergence from a teacher": "GKD",
 }
-#: Logged in the place of ``ce_loss`` where the host's own loss is not a cross-entropy.
-HOST_LOSS = "host_loss"
-#: Keys of a DeepSpeed configuration, and fields of accelerate's `ParallelismConfig`; 1 or absent is off.
-DEEPSPEED_KEYS = ("sequence_parallel_size",)
-ACCELERATE_FIELDS = ("sp_size", "cp_size")
+#: Name of a trainer's class -> the reason.
+OTHER_OBJECTIVES = {f"{name}Trainer": reason for reason, names in _REASONS.items() for name in names.split()}
+#: How long a rank may take to answer. A rank on which VISTA is off never does: it knows nothing of this package.
+TIMEOUT_SECONDS = 300
+_rounds = 0
 
 
 def refuse_what_cannot_be(trainer: Any, config: VistaConfig, source: str, arguments: Iterable[Any]) -> None:
     """Stop a training that VISTA cannot act on, before anything is set up.
 
-    Args:
-        trainer: the host's. config: what to train with. source: how VISTA was asked for.
-        arguments: the objects that the host's parser made.
+    ``source`` says how VISTA was asked for, ``arguments`` are the objects that the host's parser made.
 
     Raises:
         VistaError: names the trainer, its set-up or its model, and what to do.
     """
-    name = type(trainer).__name__
+    name, objective = type(trainer).__name__, other_objective(trainer)
     if trainer.args.n_gpu > 1:
         raise AttachError(
             f"this Trainer runs nn.DataParallel over {trainer.args.n_gpu} GPUs in one process, where VISTA cannot "
             "follow the replicas. Launch one process per GPU (deepspeed, torchrun, accelerate launch), or show it one "
             "GPU (CUDA_VISIBLE_DEVICES=0)."
         )
-    if config.weight > 0:
-        refuse_other_objective(other_objective(trainer), config, name, source)
+    if objective and config.weight > 0:
+        reason = OTHER_OBJECTIVES[objective]
+        if not config.any_objective:
+            raise AttachError(
+                f"{name} is a {objective}, and VISTA is defined beside cross-entropy: {reason}. Train without "
+                f"{source}, or with --{FLAG_PREFIX}any_objective if that is wanted."
+            )
+        say(f"VISTA beside the objective of {objective}, as --{FLAG_PREFIX}any_objective asks: {reason}.")
     refuse_split_sequences(trainer)
     refuse_unmarked_packing([trainer.args, *arguments])
     if trainer.model is None:
@@ -68,23 +73,6 @@ def other_objective(trainer: Any) -> str:
     return next((cls.__name__ for cls in type(trainer).__mro__ if cls.__name__ in OTHER_OBJECTIVES), "")
 
 
-def refuse_other_objective(objective: str, config: VistaConfig, trainer: str, source: str) -> None:
-    """Stop unless the objective is cross-entropy or ``any_objective`` is set.
-
-    Raises:
-        AttachError: names the trainer, the reason and the option.
-    """
-    if not objective:
-        return
-    reason = OTHER_OBJECTIVES[objective]
-    if not config.any_objective:
-        raise AttachError(
-            f"{trainer} is a {objective}, and VISTA is defined beside cross-entropy: {reason}. Train without {source}, "
-            f"or with --{FLAG_PREFIX}any_objective if that is wanted."
-        )
-    say(f"VISTA beside the objective of {objective}, as --{FLAG_PREFIX}any_objective asks: {reason}.")
-
-
 def refuse_split_sequences(trainer: Any) -> None:
     """Stop before training when each rank's decoder would get only a part of every sequence.
 
@@ -96,10 +84,12 @@ def refuse_split_sequences(trainer: Any) -> None:
     accelerator = trainer.accelerator
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     deepspeed = getattr(plugin, "deepspeed_config", None) or {}
-    found = {f"{key} of the DeepSpeed configuration": deepspeed.get(key) for key in DEEPSPEED_KEYS}
     parallelism = getattr(accelerator, "parallelism_config", None)
-    found |= {f"{key} of accelerate's ParallelismConfig": getattr(parallelism, key, None) for key in ACCELERATE_FIELDS}
-    for setting, size in found.items():
+    for setting, size in (
+        ("sequence_parallel_size of the DeepSpeed configuration", deepspeed.get("sequence_parallel_size")),
+        ("sp_size of accelerate's ParallelismConfig", getattr(parallelism, "sp_size", None)),
+        ("cp_size of accelerate's ParallelismConfig", getattr(parallelism, "cp_size", None)),
+    ):
         if isinstance(size, int) and size > 1:
             raise AttachError(
                 f"{setting} is {size}: that many ranks share one sequence, and each sees only a part of its "
@@ -111,11 +101,7 @@ def refuse_split_sequences(trainer: Any) -> None:
 def refuse_unmarked_packing(arguments: Iterable[Any]) -> None:
     """Stop where a tool packs several samples into a row and marks nowhere where each begins.
 
-    Several samples are one to everybody then, the attention included, and each text would be aligned with the last
-    image of the row.
-
-    Args:
-        arguments: the trainer's arguments, and the other objects that the host's parser made.
+    Attention and VISTA would treat them as one sample, and align each text with the last image of the row.
 
     Raises:
         AttachError: names the option.
@@ -132,4 +118,37 @@ def refuse_unmarked_packing(arguments: Iterable[Any]) -> None:
         raise AttachError(
             f"{type(made).__name__} asks for {option}: several samples become one row, and nothing in the batch says "
             f"where each begins, so VISTA cannot align a text with its own image. {instead}, or train without packing."
+        )
+
+
+def agree(config: VistaConfig) -> None:
+    """Compare the options of all ranks through the process group's key-value store (no collective: none can hang).
+
+    Raises:
+        ConfigError: naming the options of each rank that differs, or the ranks without VISTA.
+    """
+    global _rounds
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if torch.distributed.get_world_size() == 1:
+        return
+    _rounds += 1
+    store = torch.distributed.distributed_c10d._get_default_store()
+    keys = [f"llava_vista/{_rounds}/{rank}" for rank in range(torch.distributed.get_world_size())]
+    store.set(keys[torch.distributed.get_rank()], json.dumps(config.to_dict(), sort_keys=True))
+    answers: list[str | None] = []
+    for key in keys:
+        # One deadline for all: once a rank has not answered, the others have had their time too.
+        wait = 1 if None in answers else TIMEOUT_SECONDS
+        try:
+            store.wait([key], timedelta(seconds=wait))
+            answers.append(store.get(key).decode())
+        except RuntimeError:  # torch.distributed.DistError (2.2 and later) is one, too
+            answers.append(None)
+    if len(set(answers)) > 1:
+        silent = f"VISTA off (no answer within {TIMEOUT_SECONDS} s)"
+        listed = "; ".join(f"rank {rank}: {answer or silent}" for rank, answer in enumerate(answers))
+        raise ConfigError(
+            f"the ranks do not agree on VISTA: {listed}. Give --{FLAG} on the command line, which reaches every rank, "
+            f"or set {ENVIRONMENT_VARIABLE} on every node (for the DeepSpeed launcher in .deepspeed_env)."
         )

@@ -1,8 +1,6 @@
 """The account of requests: who asked for VISTA, for which training arguments, and whether anything acted on it.
 
-A request belongs to one parse and to the argument objects that the parse made. A trainer trains with the request of its
-own arguments. Arguments that no parse made (written by hand, or copied) have that of the command line. Then come
-`install` and ``LLAVA_VISTA``. Child processes get a request through an environment variable.
+README.md says which request counts.
 """
 
 from __future__ import annotations
@@ -13,14 +11,13 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import ENVIRONMENT_VARIABLE, FLAG, VistaConfig, misspelt, read_flags, resolve, vista_key
 from ..errors import ConfigError
 from ..logging import say, warn_once
-from .flags import read_words
-from .process_signs import children_seconds, optimizer_was_made
+from .process_signs import PROBE_VARIABLE, optimizer_was_made
 
 #: Loaded in a process that starts the training in children, and reads the flags only to pass them on (`trl sft`).
 LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
@@ -32,18 +29,14 @@ _CHILD_SECONDS = 1.0
 
 @dataclass(eq=False)
 class Parse:
-    """What one parse of a host's arguments says of VISTA.
+    """What one parse of a host's arguments says of VISTA."""
 
-    ``flags`` has ``vista`` and ``vista_<option>`` as given, ``source`` says where, ``acted`` is whether a training or
-    attach() made use of it.
-    """
-
-    flags: dict[str, Any]
+    flags: dict[str, Any]  # ``vista`` and ``vista_<option>`` as given
     source: str
-    is_loose: bool = True  # it made no training arguments, so it speaks for those that no parse made
-    acted: bool = False
-    #: references to all objects that it made
-    made: list[Callable[[], Any]] = field(default_factory=list)
+    asks: bool
+    made: list[Callable[[], Any]]  # references to all objects that it made
+    folders: set[str]  # output directories of the training arguments among them
+    acted: bool = False  # a training or attach() made use of it
 
 
 @dataclass(frozen=True)
@@ -67,43 +60,35 @@ class Settled:
 
 
 class Requests:
-    """Collects what parses, `install` and the environment ask for; `settle` says what holds for a training."""
+    """What parses, `install` and the environment ask for; `settle` says what holds for a training."""
 
     def __init__(self) -> None:
         self.installed: VistaConfig | None = None
         self._installed_by = ""
         #: the program has VISTA's flags itself (a diff of patches/) and acts on them with `install`
         self.is_native = False
+        self._parses: list[Parse] = []
         self._command_line: Parse | None = None  # a parse that read this process's own words
-        self._loose: Parse | None = None
+        self._loose: Parse | None = None  # made no training arguments: it speaks for those that no parse made
         self._latest: Parse | None = None
-        #: id of an argument object -> (a reference to it, its parse)
-        self._made: dict[int, tuple[Callable[[], Any], Parse]] = {}
-        #: output directory of training arguments -> the last parse that made such
-        self._by_folder: dict[str, Parse] = {}
-        self._asked: list[Parse] = []
-        self._acted = False
-        self._words_are_others = False
+        self._acted = self._words_are_others = False
         self._notes: set[str] = set()
         self._inherited: dict[str, Any] = {}
         #: as its options: a VistaConfig imports torch, and a child process may register its method only later
         self._parent_installed: dict[str, Any] | None = None
-        self._parent_source = ""
-        self._handed_down = ""
+        self._parent_source = self._handed_down = ""
 
     # --- what is asked ---
 
     def listen(self) -> None:
-        """Read what a parent process hands down, and tell at exit what nothing acted on."""
+        """Read what a parent process hands down, and warn at exit of what nothing acted on."""
         atexit.unregister(self.tell_at_exit)
         atexit.register(self.tell_at_exit)
         text = os.environ.get(INHERITED_VARIABLE)
         if text and text != self._handed_down:  # not what this process itself has set for its children
             handed = json.loads(text)
-            self._inherited = handed["flags"]
-            self._parent_installed = handed["installed"]
-            self._parent_source = handed["source"]
-            self._words_are_others = handed["words_are_others"]
+            self._inherited, self._parent_installed = handed["flags"], handed["installed"]
+            self._parent_source, self._words_are_others = handed["source"], handed["words_are_others"]
         self._hand_down()
 
     def reset(self) -> None:
@@ -119,12 +104,7 @@ class Requests:
         self._hand_down()
 
     def parsed(self, flags: Mapping[str, Any], words: Sequence[str] | None, results: Iterable[Any]) -> None:
-        """A host's parser has read its arguments.
-
-        Args:
-            flags: VISTA's flags or keys among them.
-            words: the command line that was parsed; None for a configuration.
-            results: the objects that the parse made.
+        """Note a parse of ``words`` (None: of a configuration) that found VISTA's ``flags`` and made ``results``.
 
         Raises:
             ConfigError: a bad value.
@@ -132,39 +112,21 @@ class Requests:
         source = "a configuration" if words is None else f"--{FLAG}"
         if words is None and flags:
             source = f"the key {FLAG}" if FLAG in flags else "the keys " + ", ".join(flags)
-        parse = Parse(dict(flags), source)
-        given = {**self._inherited, **parse.flags}
-        asks = resolve(given, self._installed_or_inherited(), _environment()).config is not None
+        given = {**self._inherited, **flags}
+        is_on = resolve(given, self._installed_or_inherited(), os.environ.get(ENVIRONMENT_VARIABLE)).config is not None
+        results = list(results)
+        training_arguments = getattr(sys.modules.get("transformers.training_args"), "TrainingArguments", ())
+        trainings = [made for made in results if isinstance(made, training_arguments)]
+        folders = {_folder_of(made) for made in trainings} - {""}
+        parse = Parse(dict(flags), source, bool(flags) and is_on, [_reference(made) for made in results], folders)
         own = {word for word in sys.argv[1:] if vista_key(word)}
         if words is not None and own and own <= set(words):
             self._command_line = parse
-        training_arguments = getattr(sys.modules.get("transformers.training_args"), "TrainingArguments", ())
-        for result in results:
-            self._remember(result, parse)
-            if isinstance(result, training_arguments):
-                parse.is_loose = False
-                if _folder_of(result):
-                    self._by_folder[_folder_of(result)] = parse
-        if parse.is_loose:
+        if not trainings:
             self._loose = parse
-        if parse.flags and asks:
-            self._asked.append(parse)
+        self._parses.append(parse)
         self._latest = parse
         self._hand_down()
-
-    def _remember(self, made: Any, parse: Parse) -> None:
-        key = id(made)
-
-        def forget(_: Any) -> None:
-            self._made.pop(key, None)
-
-        reference: Callable[[], Any]
-        try:
-            reference = weakref.ref(made, forget)
-        except TypeError:  # slots without __weakref__: kept alive, so that its id stays its own
-            reference = lambda: made  # noqa: E731
-        self._made[key] = (reference, parse)
-        parse.made.append(reference)
 
     def leave_words_to_the_program(self) -> None:
         """The program has flags of these names for something else: its command line is not read."""
@@ -179,16 +141,30 @@ class Requests:
         Raises:
             ConfigError: what was asked for is not valid.
         """
-        parse, words = self._parse_of(arguments), self._unread_words()
+        own, words = self._parse_of(arguments), self._unread_words()
+        parse = own or self._command_line or self._loose
         flags = {**self._inherited, **(parse.flags if parse else {}), **words}
-        environment = _environment()
+        environment = os.environ.get(ENVIRONMENT_VARIABLE)
         resolved = resolve(flags, self._installed_or_inherited(), environment)
-        for note in (*resolved.notes, *self._applied_once(resolved.config)):
+        notes = list(resolved.notes)
+        if self.is_native and self.installed is not None and resolved.config is not None:
+            notes.append(
+                f"this program reads --{FLAG} itself (a native patch), and llava-vista's start-up hook reads it too: "
+                "VISTA is applied once."
+            )
+        for note in notes:
             if note not in self._notes:
-                self._notes.add(note)
                 say(note)
+        self._notes.update(notes)
         if resolved.config is None:
-            self._warn_of_other_arguments(parse, arguments)
+            is_of_no_parse = arguments is not None and own is None and not (parse and parse.flags)
+            for asked in self._parses:
+                if asked.asks and is_of_no_parse:
+                    warn_once(
+                        f"this training is without VISTA: {asked.source} asked for it with other training arguments "
+                        "than this trainer's. Give the trainer the arguments that the parser made, or call "
+                        "llava_vista.install()."
+                    )
             return Settled(None)
         if words:
             source = f"--{FLAG} on the command line"
@@ -212,11 +188,11 @@ class Requests:
         return self.settle(arguments).config
 
     def _parse_of(self, arguments: Any) -> Parse | None:
-        reference, parse = self._made.get(id(arguments), (None, None))
-        if parse is not None and reference is not None and reference() is arguments:
-            return parse
-        # A copy of arguments that a parse made: one output directory is one run.
-        return self._by_folder.get(_folder_of(arguments)) or self._command_line or self._loose
+        """Return the last parse that made these arguments, or a copy of them: one output directory is one run."""
+        parses = self._parses[::-1] if arguments is not None else []
+        made = (parse for parse in parses if any(reference() is arguments for reference in parse.made))
+        copied = (parse for parse in parses if _folder_of(arguments) in parse.folders)
+        return next(made, None) or next(copied, None)
 
     def _unread_words(self) -> dict[str, Any]:
         """Return VISTA's flags on this process's command line, where no HfArgumentParser has read them."""
@@ -231,38 +207,18 @@ class Requests:
                 f"something else to this program. For VISTA give --{FLAG} True, or set {ENVIRONMENT_VARIABLE}=1."
             )
             return {}
-        message = misspelt(word for word in sys.argv[1:] if word.startswith("--")) if flags else None
-        if message:
-            warn_once(message)
+        if flags:
+            warn_of_misspelt(sys.argv[1:])
         return flags
-
-    def _applied_once(self, config: VistaConfig | None) -> list[str]:
-        if not self.is_native or self.installed is None or config is None:
-            return []
-        return [
-            f"this program reads --{FLAG} itself (a native patch), and llava-vista's start-up hook reads it too: VISTA "
-            "is applied once."
-        ]
-
-    def _warn_of_other_arguments(self, parse: Parse | None, arguments: Any) -> None:
-        """Warn where VISTA is off because these arguments are not those of the parse that asked for it."""
-        own = parse is not None and (parse.flags or any(made() is arguments for made in parse.made))
-        if arguments is None or own or _folder_of(arguments) in self._by_folder:
-            return  # off by the request of these very arguments
-        for asked in self._asked:
-            warn_once(
-                f"this training is without VISTA: {asked.source} asked for it with other training arguments than this "
-                "trainer's. Give the trainer the arguments that the parser made, or call llava_vista.install()."
-            )
 
     # --- what became of it ---
 
     def act(self, settled: Settled | None = None) -> None:
         """A training begins with a request; None: the program itself attached VISTA to a model."""
         self._acted = True
-        done = None if settled is None or settled.parse is None else settled.parse.flags
-        for parse in self._asked:  # a program may read one configuration by several parsers
-            parse.acted = parse.acted or settled is None or parse.flags == done
+        for parse in self._parses:  # a program may read one configuration by several parsers
+            if settled is None or (settled.parse is not None and parse.flags == settled.parse.flags):
+                parse.acted = True
 
     def end(self, settled: Settled) -> None:
         """A training has ended: later child processes do not inherit its request, but for the command line's."""
@@ -290,19 +246,28 @@ class Requests:
 
     def tell_at_exit(self) -> None:
         """Warn of every request that nothing acted on, however it was made."""
+        trained = optimizer_was_made()
+        if trained and os.environ.get(PROBE_VARIABLE):  # after a measurement, no process gets here
+            warn_once(
+                f"{PROBE_VARIABLE} is set, but nothing was measured: this process trained without transformers.Trainer."
+            )
         if getattr(sys, "last_value", None) is not None:
             return  # the program ended with an exception of its own
         if any(module in sys.modules for module in LAUNCHERS):
             return
-        trained = optimizer_was_made()
-        if not trained and children_seconds() > _CHILD_SECONDS:
+        used = os.times()
+        if not trained and used.children_user + used.children_system > _CHILD_SECONDS:
             return  # a training in child processes, which have the request and tell of it themselves
-        idle = [parse.source for parse in self._asked if not parse.acted]
-        if not self._acted:
-            if self.installed is not None:
-                idle.append(self._installed_by)
-            elif trained and not idle:
-                idle += self._idle_without_parse()
+        idle = [parse.source for parse in self._parses if parse.asks and not parse.acted]
+        if not self._acted and self.installed is not None:
+            idle.append(self._installed_by)
+        elif not self._acted and trained and not idle:
+            try:
+                settled = self.settle()
+                if settled.config is not None:
+                    idle.append(settled.source)
+            except ConfigError as error:
+                idle.append(f"words that cannot be read ({error})")
         for source in dict.fromkeys(idle):
             warn_once(
                 f"VISTA was asked for by {source}, and nothing acted on it: no transformers.Trainer was trained with "
@@ -310,12 +275,33 @@ class Requests:
                 "llava_vista.attach(model) (README, own loop); an evaluation does not need it."
             )
 
-    def _idle_without_parse(self) -> list[str]:
-        try:
-            settled = self.settle()
-        except ConfigError as error:
-            return [f"words that cannot be read ({error})"]
-        return [] if settled.config is None or self._words_are_others else [settled.source]
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return VISTA's flags among the words of a command line, as given."""
+    flags: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
+        key = vista_key(word) if word.startswith("--") else None
+        if key is not None:
+            value: str | bool
+            _, equals, value = word.partition("=")
+            if not equals:
+                value = True if following.startswith("--") else following
+            flags[key] = value
+    return flags
+
+
+def warn_of_misspelt(words: Iterable[str]) -> None:
+    """Warn of the first flag that is unknown and resembles one of VISTA's."""
+    message = misspelt(word for word in words if word.startswith("--"))
+    if message:
+        warn_once(message)
+
+
+def _reference(made: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(made)
+    except TypeError:  # slots without __weakref__: kept alive
+        return lambda: made
 
 
 def _folder_of(arguments: Any) -> str:
@@ -324,13 +310,4 @@ def _folder_of(arguments: Any) -> str:
     return "" if folder is None else os.path.abspath(str(folder))
 
 
-def _environment() -> str | None:
-    return os.environ.get(ENVIRONMENT_VARIABLE)
-
-
 REQUEST = Requests()
-
-
-def note_attached() -> None:
-    """Note that the program itself attached VISTA to a model."""
-    REQUEST.act()

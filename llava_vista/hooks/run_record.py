@@ -1,4 +1,4 @@
-"""``vista.json``: what a run trained with, beside its checkpoints.
+"""``vista.json``: what a run trained with, beside its checkpoints; and the options where people filter runs.
 
 A resumed run appends: the parts before it stay in ``history``. The file travels with checkpoints, so of the host's
 arguments it holds numbers and switches, and text only of the fields in `TEXT_FIELDS`.
@@ -13,17 +13,18 @@ import json
 import os
 import platform
 import re
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from ..config import FLAG, FLAG_PREFIX, VistaConfig
 from ..logging import warn_once
 
 if TYPE_CHECKING:
     from ..attach.handle import Handle
-    from ..config import VistaConfig
 
 FILE_NAME = "vista.json"
 _PACKAGES = ("llava-vista", "torch", "transformers", "accelerate", "deepspeed", "peft", "trl", "llava-torch")
@@ -43,9 +44,7 @@ TEXT_FIELDS = frozenset((
     "eos_token", "pad_token", "chat_template_path", "dataset_text_field", "truncation_mode", "packing_strategy",
     "loss_type",
 ))
-# fmt: on
 #: Sections of a DeepSpeed configuration that are recorded; its monitors (W&B, Comet) have keys of their own.
-# fmt: off
 _DEEPSPEED = frozenset((
     "bf16", "fp16", "data_types", "zero_optimization", "zero_allow_untested_optimizer", "optimizer", "scheduler",
     "gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu",
@@ -59,10 +58,8 @@ def versions(*also: str) -> dict[str, str]:
     """Installed versions of Python, of what matters to a run, and of other packages."""
     found = {"python": platform.python_version()}
     for package in (*_PACKAGES, *also):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -81,21 +78,19 @@ def _plain(value: Any) -> Any:
 
 def arguments_record(arguments: Any) -> dict[str, Any]:
     """Return the training arguments that may be written down: numbers, switches, and text of `TEXT_FIELDS`."""
-    recorded: dict[str, Any] = {}
-    for field in dataclasses.fields(arguments):
-        value = getattr(arguments, field.name, None)
-        if field.name == "deepspeed" and isinstance(value, Mapping):
-            value = {key: item for key, item in value.items() if key in _DEEPSPEED}
-        if field.name in TEXT_FIELDS or value is None or isinstance(value, (bool, int, float)):
-            recorded[field.name] = _plain(value)
-    return recorded
+    values = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(arguments)}
+    deepspeed = values.get("deepspeed")
+    if isinstance(deepspeed, Mapping):
+        values["deepspeed"] = {key: item for key, item in deepspeed.items() if key in _DEEPSPEED}
+    return {
+        name: _plain(value)
+        for name, value in values.items()
+        if name in TEXT_FIELDS or value is None or isinstance(value, (bool, int, float))
+    }
 
 
 def data_record(dataset: Any) -> dict[str, Any]:
-    """What tells one training set from another: number of samples, and LLaVA's data arguments with the file's size.
-
-    The file is not read: LLaVA's is 1 GB.
-    """
+    """Return what distinguishes a training set: number of samples, and LLaVA's data arguments with the file's size."""
     record: dict[str, Any] = {}
     with contextlib.suppress(TypeError, NotImplementedError):  # a stream has no length
         record["samples"] = len(dataset)
@@ -105,35 +100,30 @@ def data_record(dataset: Any) -> dict[str, Any]:
         if isinstance(value, str):
             record[name] = _plain(value)
     if os.path.isfile(record.get("data_path", "")):
-        record["data_bytes"] = os.path.getsize(record["data_path"])
+        record["data_bytes"] = os.path.getsize(record["data_path"])  # not read: LLaVA's is 1 GB
     return record
 
 
 class RunRecord:
-    """The file of one training.
-
-    Args:
-        handle: what is attached.
-        trainer: the host's, at the start of training.
-    """
+    """The file of one training, written at its start and its end."""
 
     def __init__(self, handle: Handle, trainer: Any) -> None:
         self.path = os.path.join(trainer.args.output_dir, FILE_NAME)
-        self._first_step = int(trainer.state.global_step)
-        before = self._before(handle.config) if self._first_step else {}
+        first_step = int(trainer.state.global_step)
+        before = self._before(handle.config) if first_step else {}
         history = before.pop("history", [])
         self.content = {
             "run_id": before.get("run_id") or uuid.uuid4().hex,
             "started": _now(),
-            "first_step": self._first_step,
+            "first_step": first_step,
             "config": handle.config.to_dict(),
             "adapter": handle.adapter.name,
             "model_class": f"{type(handle.inner).__module__}.{type(handle.inner).__qualname__}",
             "decoder_class": f"{type(handle.decoder).__module__}.{type(handle.decoder).__qualname__}",
             "world_size": trainer.args.world_size,
             "versions": versions(),
-            "data": self._built(lambda: data_record(trainer.train_dataset), "the data"),
-            "training_arguments": self._built(lambda: arguments_record(trainer.args), "the training arguments"),
+            "data": self._read(data_record, trainer.train_dataset, "the data"),
+            "training_arguments": self._read(arguments_record, trainer.args, "the training arguments"),
             "history": [*(history if isinstance(history, list) else []), *([before] if before else [])],
         }
         self._write()
@@ -143,9 +133,9 @@ class RunRecord:
         self.content |= {"finished": _now(), "last_step": steps}
         self._write()
 
-    def _built(self, build: Any, what: str) -> dict[str, Any]:
+    def _read(self, read: Callable[[Any], dict[str, Any]], host_object: Any, what: str) -> dict[str, Any]:
         try:
-            return dict(build())
+            return read(host_object)
         except Exception as error:  # noqa: BLE001  (the host's objects may raise anything, and a record stops no training)
             warn_once(f"{self.path} is without {what}: reading them failed ({error!r}).")
             return {}
@@ -166,13 +156,10 @@ class RunRecord:
             warn_once(f"{self.path} cannot be read ({error!r}); whether VISTA options changed is unknown.")
             return {}
         now = config.to_dict()
-        changed = [
-            f"{name} {known.get(name)!r} -> {now.get(name)!r}"
-            for name in sorted({*known, *now})
-            if known.get(name) != now.get(name)
-        ]
-        if changed:
-            warn_once(f"this run is resumed with other VISTA options than before: {', '.join(changed)}.")
+        differ = [name for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
+        if differ:
+            changed = ", ".join(f"{name} {known.get(name)!r} -> {now.get(name)!r}" for name in differ)
+            warn_once(f"this run is resumed with other VISTA options than before: {changed}.")
         return dict(before)
 
     def _write(self) -> None:
@@ -189,3 +176,18 @@ class RunRecord:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def report_options(trainer: Any, config: VistaConfig) -> None:
+    """Add the options to the W&B run and the TensorBoard text that the trainer itself has started, on rank 0."""
+    options = {FLAG: True, **{f"{FLAG_PREFIX}{name}": value for name, value in config.to_dict().items()}}
+    wandb: Any = sys.modules.get("wandb")
+    try:
+        for callback in trainer.callback_handler.callbacks:
+            if type(callback).__name__ == "WandbCallback" and getattr(wandb, "run", None) is not None:
+                wandb.config.update(options, allow_val_change=True)
+            writer = getattr(callback, "tb_writer", None)
+            if writer is not None:
+                writer.add_text(FLAG, json.dumps(options, indent=2))
+    except Exception as error:  # noqa: BLE001  (a tracker may raise anything, and stops no training)
+        warn_once(f"VISTA's options could not be added to the tracker's run ({error!r}); {FLAG}.json has them.")

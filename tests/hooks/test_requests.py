@@ -17,8 +17,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traine
 from llava_vista import UnsupportedModelError, VistaConfig, attach, install, register_adapter
 from llava_vista.adapters import ADAPTERS
 from llava_vista.hooks import listen
-from llava_vista.hooks.flags import read_words
-from llava_vista.hooks.request import REQUEST
+from llava_vista.hooks.request import REQUEST, read_words
 
 pytestmark = pytest.mark.environments("latest")
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -191,6 +190,8 @@ def program(folder: Path, text: str, *words: str, runner: bool = False, **enviro
         ("import argparse; argparse.ArgumentParser().parse_known_args(); own_loop()", ("--vista-weight=1", "--vista"),
          {}, "--vista on the command line"),
         ("own_loop()", (), {"LLAVA_VISTA": "method=cosine"}, "LLAVA_VISTA=method=cosine"),
+        ("import argparse; p = argparse.ArgumentParser(); p.add_argument('--vista', type=int); p.parse_args(); "
+         "own_loop()", ("--vista", "7"), {"LLAVA_VISTA": "1"}, "LLAVA_VISTA=1, and nothing acted on it"),
     ],
 )  # fmt: skip
 def test_a_request_that_nothing_acted_on_is_told_at_exit(tmp_path: Path, text, words, environment, asker) -> None:

@@ -13,8 +13,7 @@ import pytest
 from transformers import TrainingArguments
 
 from llava_vista import VistaConfig
-from llava_vista.hooks.run_record import RunRecord
-from llava_vista.hooks.trackers import report_options
+from llava_vista.hooks.run_record import RunRecord, report_options
 
 
 @dataclass

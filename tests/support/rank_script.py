@@ -28,9 +28,9 @@ if case == "nan":
 
     os.environ["LLAVA_VISTA"] = "method=breaks_on_rank_1,weight=0.001"
 if case != "off" or rank == 0:
-    from llava_vista.hooks import listen, ranks
+    from llava_vista.hooks import listen, refusals
 
-    ranks.TIMEOUT_SECONDS = 5
+    refusals.TIMEOUT_SECONDS = 5
     if case == "off":
         os.environ["LLAVA_VISTA"] = "1"
     listen()
