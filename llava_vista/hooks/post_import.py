@@ -25,22 +25,28 @@ def _apply(name: str, module: ModuleType) -> None:
 
 
 class _Loader:
-    """Takes the place of a module's loader until the module's code runs.
-
-    The loader itself, which others may share, is not changed; what the import system looks for on it, it finds here.
+    """Takes the place of a module's loader until the module's code runs. The loader itself, which others may share, is
+    not changed; what the import system finds on it (``exec_module``, or a ``load_module`` of old) it finds here.
     """
 
     def __init__(self, spec: ModuleSpec) -> None:
         self._spec, self._original = spec, spec.loader
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)
+        value = getattr(self._original, name)
+        return self._then_apply(value) if name in ("exec_module", "load_module") else value
 
-    def exec_module(self, module: ModuleType) -> None:
-        self._spec.loader = module.__loader__ = self._original
-        self._original.exec_module(module)  # type: ignore[union-attr]
-        if self._spec.name in _watched:
-            _apply(self._spec.name, module)
+    def _then_apply(self, load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def load_and_apply(given: Any) -> Any:  # a module for exec_module, its name for load_module
+            self._spec.loader = self._original
+            if isinstance(given, ModuleType):
+                given.__loader__ = self._original
+            loaded = load(given)
+            if self._spec.name in _watched:
+                _apply(self._spec.name, given if isinstance(given, ModuleType) else loaded)
+            return loaded
+
+        return load_and_apply
 
 
 class _Finder(MetaPathFinder):
@@ -50,7 +56,7 @@ class _Finder(MetaPathFinder):
         if fullname not in _watched:
             return None
         for finder in sys.meta_path:
-            find = None if finder is self else getattr(finder, "find_spec", None)
+            find = None if isinstance(finder, _Finder) else getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(fullname, path, target) if find is not None else None
             if spec is not None:
                 if spec.loader is not None:

@@ -1,4 +1,4 @@
-"""The watcher on loaders that are shared, slotted or lazy, and on reloaded modules."""
+"""The watcher on loaders that are shared, of the old kind, slotted or lazy, and on reloaded modules."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ class Shared:
         return f"source of {name}"
 
 
+class Legacy:
+    """Only ``load_module``, as loaders were before Python 3.4."""
+
+    def load_module(self, name: str) -> ModuleType:
+        module = sys.modules.setdefault(name, ModuleType(name))
+        module.__loader__ = self  # type: ignore[assignment]
+        module.value = 1  # type: ignore[attr-defined]
+        return module
+
+
 class Finder:
     def __init__(self, loader: object) -> None:
         self.loader = loader
@@ -57,8 +67,9 @@ def hook(tmp_path: Path, monkeypatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-def test_a_loader_is_not_changed() -> None:
-    loader = Shared()
+@pytest.mark.parametrize("loader", [Shared(), Legacy()], ids=["shared and slotted", "legacy"])
+@pytest.mark.filterwarnings("ignore::ImportWarning", "ignore::DeprecationWarning")
+def test_a_loader_is_not_changed(loader) -> None:
     sys.meta_path.insert(0, Finder(loader))  # type: ignore[arg-type]
     post_import.watch("watched_xyz_a", "hook_module_xyz")
     post_import.watch("watched_xyz_b", "hook_module_xyz")
