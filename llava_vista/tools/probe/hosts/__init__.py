@@ -5,11 +5,11 @@ Every other family is measured inside its own training script (README.md of the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ....errors import ProbeError, UnsupportedModelError
+from ...kit.json_files import BadFile, read_object
 from .llava_host import LlavaHost
 from .probe_host import LoadOptions, ProbeHost
 from .transformers_host import TransformersHost
@@ -18,8 +18,6 @@ __all__ = ["LoadOptions", "ProbeHost"]
 
 #: The families, in the order in which they are tried.
 HOSTS: list[type[ProbeHost]] = [LlavaHost, TransformersHost]
-#: How to measure what is not loaded here.
-IN_TRAINING = "llava-vista probe -- COMMAND ARGS"
 
 
 def load_checkpoint(folder: Path, options: LoadOptions) -> ProbeHost:
@@ -35,9 +33,9 @@ def load_checkpoint(folder: Path, options: LoadOptions) -> ProbeHost:
             "model from a hub first.)"
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ProbeError(f"{path} is not JSON ({error}). Is the download complete?") from error
+        config = read_object(path)
+    except BadFile as error:
+        raise ProbeError(str(error)) from error
     return choose_host(folder, config)(folder, config, options)
 
 
@@ -49,16 +47,19 @@ def choose_host(folder: Path, config: dict[str, Any]) -> type[ProbeHost]:
         UnsupportedModelError: no host knows it (lists the known names).
     """
     found = ", ".join(config.get("architectures") or []) or f"model_type {config.get('model_type')!r}"
-    other = f"A checkpoint of another repository is measured in that repository's own training script: {IN_TRAINING}."
+    other = (
+        "A checkpoint of another repository is measured in that repository's own training script: llava-vista probe -- "
+        "COMMAND ARGS."
+    )
     claiming = {host: host.missing(config) for host in HOSTS if host.claims(config)}
+    for host, missing in claiming.items():
+        if missing is None:
+            return host
     if not claiming:
         known = "; ".join(f"{host.name} ({', '.join(host.known())})" for host in HOSTS)
         raise UnsupportedModelError(f"the probe does not load {found} ({folder}). {other} Loaded here: {known}.")
-    ready = [host for host, missing in claiming.items() if missing is None]
-    if not ready:
-        reasons = "; ".join(f"{host.name}: {missing}" for host, missing in claiming.items())
-        raise ProbeError(
-            f"{folder} ({found}) needs the code that trained it: {reasons}. Install it in this environment, or put its "
-            f"checkout on PYTHONPATH. {other}"
-        )
-    return ready[0]
+    reasons = "; ".join(f"{host.name}: {missing}" for host, missing in claiming.items())
+    raise ProbeError(
+        f"{folder} ({found}) needs the code that trained it: {reasons}. Install it in this environment, or put its "
+        f"checkout on PYTHONPATH. {other}"
+    )

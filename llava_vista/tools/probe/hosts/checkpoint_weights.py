@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from ....errors import ProbeError
-from .probe_host import LoadOptions
 
 LORA_FILE, LORA_REST, PROJECTOR_FILE = "adapter_config.json", "non_lora_trainables.bin", "mm_projector.bin"
-_SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
 
 
-def has_weights(folder: Path) -> bool:
-    """Return whether the folder holds the weights of a whole model."""
-    return any(any(folder.glob(pattern)) for pattern in (_SAFE, _PICKLED))
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a whole model; none if there are only parts of it."""
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def kind_of_weights(folder: Path) -> str:
@@ -30,22 +28,11 @@ def kind_of_weights(folder: Path) -> str:
     """
     if (folder / LORA_FILE).is_file():
         return "LoRA"
-    if has_weights(folder):
+    if weight_files(folder):
         return "whole"
     if (folder / PROJECTOR_FILE).is_file():
         return "projector"
     raise ProbeError(f"{folder} holds a configuration but no weights (*.safetensors or *.bin).")
-
-
-def pretrained_options(options: LoadOptions) -> dict[str, Any]:
-    """Return arguments for ``from_pretrained``: precision, and attention that returns its weights."""
-    import transformers
-
-    how: dict[str, Any] = {"torch_dtype": options.dtype}
-    has_choice = hasattr(transformers.PreTrainedModel, "_autoset_attn_implementation")
-    if has_choice or int(transformers.__version__.partition(".")[0]) >= 5:
-        how["attn_implementation"] = "eager"  # before 4.36 there was no other, and no such argument
-    return how
 
 
 def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: dict[str, Any]) -> Any:
@@ -65,8 +52,8 @@ def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: 
             f"{checkpoint} adds image tokens to the vocabulary of its base; merge it first with the host's own script "
             "(LLaVA: scripts/merge_lora_weights.py), and probe the merged folder."
         )
-    if "attn_implementation" in how:  # transformers 4.37 ignores it where it is given a configuration
-        config._attn_implementation = how["attn_implementation"]
+    # transformers 4.37 ignores the argument where it is given a configuration
+    config._attn_implementation = how["attn_implementation"]
     model = cls.from_pretrained(base, config=config, **how)
     file = checkpoint / (LORA_REST if weights == "LoRA" else PROJECTOR_FILE)
     if not file.is_file():
@@ -92,13 +79,14 @@ def saved_tower(checkpoint: Path) -> dict[str, Tensor]:
 
     prefix = "model.vision_tower."
     state: dict[str, Tensor] = {}
-    for file in sorted(checkpoint.glob(_SAFE)):
-        with safe_open(file, framework="pt") as tensors:
-            state |= {key: tensors.get_tensor(key) for key in tensors.keys() if key.startswith(prefix)}  # noqa: SIM118
-    if not state:
-        for file in sorted(checkpoint.glob(_PICKLED)):
+    for file in weight_files(checkpoint):
+        if file.suffix == ".bin":
             whole = torch.load(file, map_location="cpu", weights_only=True)
             state |= {key: value for key, value in whole.items() if key.startswith(prefix)}
+        else:
+            with safe_open(file, framework="pt") as tensors:
+                keys = [key for key in tensors.keys() if key.startswith(prefix)]  # noqa: SIM118
+                state |= {key: tensors.get_tensor(key) for key in keys}
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 

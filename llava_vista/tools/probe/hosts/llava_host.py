@@ -7,7 +7,6 @@ Conversations go through the functions that LLaVA's training uses, so the scored
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ....errors import ProbeError
 from ...kit.host_source import package_folders
-from ..conversation_samples import IMAGE_MARK, Turn, llava_messages
-from .checkpoint_weights import from_base, kind_of_weights, pretrained_options, quietly, saved_tower
+from ..conversation_samples import IMAGE_MARK, Turn
+from .checkpoint_weights import from_base, kind_of_weights, quietly, saved_tower
 from .probe_host import LoadOptions, ProbeHost
 
 #: Where the code comes from, for messages, and its top-level package.
@@ -35,8 +34,7 @@ KINDS = {
 }
 #: Files of repositories that call their package `llava`, too: LLaVA-NeXT and VILA.
 _OTHERS = ("model/language_model/llava_qwen.py", "model/language_model/llava_topdown_llama.py")
-#: The template of stage 1.
-PLAIN = "plain"
+PLAIN = "plain"  # the template of stage 1
 #: Values of ``image_aspect_ratio`` that its `process_images` knows; it takes others for "square".
 _ASPECTS = ("square", "pad", "anyres")
 _IGNORE = -100
@@ -46,9 +44,7 @@ class LlavaHost(ProbeHost):
     """LLaVA-1.5 (on PyPI as llava-torch)."""
 
     name = "llava"
-    architectures = tuple(sorted({name for _, name, _ in KINDS.values()}))
-
-    options: LoadOptions
+    architectures = sorted({name for _, name, _ in KINDS.values()})
 
     def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
         from transformers import AutoTokenizer
@@ -61,7 +57,7 @@ class LlavaHost(ProbeHost):
             raise ProbeError(f"{REPOSITORY} has no template {self.template!r}; it has {', '.join(sorted(templates))}.")
         self.notes = {"template": self.template}
         cls = getattr(_module(f"model.language_model.{file}"), class_name)
-        how = pretrained_options(options)
+        how = {"torch_dtype": options.dtype, "attn_implementation": "eager"}  # which returns its weights
         with quietly():
             if weights == "whole":
                 self.model = cls.from_pretrained(folder, **how)
@@ -150,16 +146,12 @@ class LlavaHost(ProbeHost):
         images = [item["image"] for item in encoded]
         pixels = _module("mm_utils").process_images(images, self.vision.image_processor, self.model.config)
         moved: Any = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
-        if isinstance(pixels, Tensor):
-            moved = torch.stack(moved)
-        arguments = {"images": moved, "image_sizes": [image.size for image in images]}
-        known = inspect.signature(self.model.forward).parameters
-        return {name: value for name, value in arguments.items() if name in known}
+        moved = torch.stack(moved) if isinstance(pixels, Tensor) else moved
+        return {"images": moved, "image_sizes": [image.size for image in images]}
 
     def _end_ids(self, separators: Sequence[str]) -> list[int]:
         """Return the tokens that end an answer: the tokenizer's, the model's, and one-token separators."""
-        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        known = self.tokenizer.get_vocab()
+        own, known = self.model.generation_config.eos_token_id, self.tokenizer.get_vocab()
         marks = [known.get(text.strip()) for text in separators]
         ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *marks}
         return sorted(end for end in ends if end is not None)
@@ -168,8 +160,10 @@ class LlavaHost(ProbeHost):
         """Return the turns in LLaVA's form, the image mark where training puts it. The template has to be set."""
         start_end = getattr(self.model.config, "mm_use_im_start_end", False)
         how = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=start_end)
-        messages: list[dict[str, str]] = _module("train.train").preprocess_multimodal([llava_messages(turns)], how)[0]
-        return messages
+        said = [part for turn in turns for part in (("human", turn.question), ("gpt", turn.answer or ""))]
+        messages = [{"from": speaker, "value": value} for speaker, value in said]
+        done: list[dict[str, str]] = _module("train.train").preprocess_multimodal([messages], how)[0]
+        return done
 
     @contextmanager
     def _conversation(self) -> Iterator[Any]:

@@ -36,10 +36,7 @@ class TransformersHost(ProbeHost):
 
         loader: Any = getattr(transformers, "AutoModelForImageTextToText", None)
         if loader is None:
-            raise ProbeError(
-                f"{folder} needs a newer transformers: AutoModelForImageTextToText is missing in "
-                f"{transformers.__version__} (it came with 4.46)."
-            )
+            raise ProbeError(f"{folder} needs transformers 4.46 or newer, found {transformers.__version__}.")
         if options.template or options.base:
             raise ProbeError(
                 "--template and --base are for LLaVA's own checkpoints; one of transformers has its own chat template, "
@@ -93,17 +90,16 @@ class TransformersHost(ProbeHost):
         with torch.inference_mode():
             output = self.model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
         new = output[0, batch["input_ids"].shape[1] :]
-        text: str = self.tokenizer.decode(new, skip_special_tokens=True).strip()
         ends = self.model.generation_config.eos_token_id
+        text: str = self.tokenizer.decode(new, skip_special_tokens=True).strip()
         return text, len(new) > 0 and int(new[-1]) not in (ends if isinstance(ends, list) else [ends])
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
         towers = [module for name, module in self.model.named_modules() if name.rpartition(".")[2] in _TOWERS]
         read: Any = getattr(self.model, "get_image_features", None)
         if not towers or read is None:
-            raise ProbeError(
-                f"{type(self.model).__name__} has no known vision tower: leave neighbours out (--measures)."
-            )
+            name = type(self.model).__name__
+            raise ProbeError(f"{name} has no known vision tower: leave neighbours out (--measures).")
         outputs: list[Any] = []
         wanted = set(inspect.signature(read).parameters) - _TEXT_ARGUMENTS
         # the outermost tower comes first
@@ -116,8 +112,7 @@ class TransformersHost(ProbeHost):
         return pool_by_image(states, batch, type(towers[0]).__name__)
 
     def _text(self, messages: Sequence[dict[str, Any]], ask: bool = False) -> str:
-        text: str = self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False)
-        return text
+        return str(self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False))
 
     def _adds_special(self, text: str) -> bool:
         """Return whether the tokenizer still has to add BOS: many templates write it themselves."""
@@ -125,16 +120,10 @@ class TransformersHost(ProbeHost):
         return begin is None or not text.startswith(begin)
 
     def _process(self, texts: list[str], images: list[Image]) -> dict[str, Any]:
-        batch = self.processor(
-            text=texts,
-            images=[[image] for image in images],
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=self._adds_special(texts[0]),
-        ).to(self.options.device)
-        return {
-            name: value.to(self.options.dtype) if value.is_floating_point() else value for name, value in batch.items()
-        }
+        how = {"return_tensors": "pt", "padding": True, "add_special_tokens": self._adds_special(texts[0])}
+        batch = self.processor(text=texts, images=[[image] for image in images], **how).to(self.options.device)
+        dtype = self.options.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
 
 def _chat_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
