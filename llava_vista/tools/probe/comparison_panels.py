@@ -74,7 +74,9 @@ def _draw(axis: Any, panel: Panel, result: Result) -> None:
             axis.plot(x, value, markersize=4.5, **style)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
         else:
-            axis.errorbar(x, value, yerr=[value - low, high - value], capsize=4, **{**style, "linestyle": "none"})
+            axis.errorbar(
+                x, value, yerr=numpy.stack([value - low, high - value]), capsize=4, **{**style, "linestyle": "none"}
+            )
         drawn |= set(x)
     axis.set(title=panel.title, ylabel=panel.ylabel)
     _draw_scale(axis, panel, result, sorted(drawn))
