@@ -6,7 +6,6 @@ batches of its data loader, writes ``DIR/probe.json``, and ends the process befo
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from .. import __version__
 from ..config import VistaConfig
 from ..errors import ProbeError
 from ..logging import say, warn_once
-from .probed_samples import SampleProbe, sample_means
+from .probed_samples import SampleProbe, make_record, write_json
 from .process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from .refusals import refuse_what_cannot_be
-from .run_record import versions
 
 
 def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
@@ -38,7 +35,6 @@ def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
     """
     from accelerate.utils import gather_object
 
-    file = Path(os.environ[PROBE_VARIABLE]) / "probe.json"
     batches = os.environ.get(PROBE_BATCHES_VARIABLE) or "16"
     refuse(trainer, resume)
     if not batches.isdigit() or int(batches) < 1:
@@ -46,22 +42,11 @@ def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
     rank, found = trainer.args.process_index, measure_batches(trainer, config, int(batches))
     samples = gather_object([{"rank": rank, **sample} for sample in found])
     if not samples:
-        raise ProbeError(
-            "no sample of these batches has both an image and supervised text: there is nothing to measure."
-        )
+        raise ProbeError("no sample of these batches has an image and supervised text: there is nothing to measure.")
     if trainer.is_world_process_zero():
-        record = {
-            "llava_vista": __version__,
-            "versions": versions(),
-            "model": getattr(trainer.model.config, "_name_or_path", ""),
-            "class": type(trainer.model).__name__,
-            "options": config.to_dict(),
-            "seed": trainer.args.seed,
-            "ranks": trainer.args.world_size,
-            **sample_means(samples),
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        more = {"model": getattr(trainer.model.config, "_name_or_path", ""), "seed": trainer.args.seed}
+        record = make_record(trainer.model, config, samples, ranks=trainer.args.world_size, **more)
+        file = write_json(Path(os.environ[PROBE_VARIABLE]), "probe.json", record)
         say(f"{PROBE_VARIABLE}: {len(samples)} samples measured, {file} written; no training.")
     trainer.accelerator.wait_for_everyone()  # no rank ends before the record is written
     sys.stdout.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -10,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from .. import __version__
 from ..attach.observation import Observation, Observer
 from ..config import VistaConfig
 from ..errors import ProbeError
 from ..layout import SequenceLayout, Span
 from ..objective import AlignmentHead, Text
 from .image_information import Information, measure, output_head, slope_sums
+from .run_record import versions
 
 #: Last position of each bin; a position is the number of a token in its sample, from 1.
 BIN_ENDS = tuple(2**power for power in range(16))
@@ -168,13 +172,18 @@ def binned(values: Tensor, number: Tensor) -> tuple[list[list[float]], list[int]
     return sums.index_add(1, at, values.double().cpu()).tolist(), tokens.tolist()
 
 
-def sample_means(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over the records of samples, and what positions are."""
+def make_record(model: Any, config: VistaConfig, samples: list[dict[str, Any]], /, **more: Any) -> dict[str, Any]:
+    """Return what ``probe.json`` holds of a model: how it was measured, and its samples with their means."""
     tokens = sum(sum(sample["tokens"]) for sample in samples)
     xy, xx = (sum(sample[key] for sample in samples) for key in ("slope_xy", "slope_xx"))
     compared = [sample for sample in samples if sample["margin"] is not None]
     keys = ("margin", "own_first", "chance")
     return {
+        "llava_vista": __version__,
+        "versions": versions(),
+        "class": type(model).__name__,
+        "options": config.to_dict(),
+        **more,
         "position": "number of the supervised (or text) token in its sample, from 1; a bin ends with `bin_ends`",
         "bin_ends": BIN_ENDS,
         "information": sum(sum(sample["nats"]) for sample in samples) / tokens,
@@ -183,3 +192,10 @@ def sample_means(samples: list[dict[str, Any]]) -> dict[str, Any]:
         **{key: fmean(sample[key] for sample in compared) if compared else None for key in keys},
         "samples": samples,
     }
+
+
+def write_json(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    """Write a file into the folder, which is made, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return folder / name

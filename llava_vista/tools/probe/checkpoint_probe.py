@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ... import __version__
 from ...config import VistaConfig
 from ...errors import ConfigError, ProbeError
-from ...hooks.probed_samples import SampleProbe, sample_means
-from ...hooks.run_record import versions
+from ...hooks.probed_samples import SampleProbe, make_record, write_json
 from ...logging import say
 from ..kit.timm_tower import TimmTower
 from .bootstrap import RESAMPLES
 from .conversation_samples import Sample, Samples, load_samples, open_image, visual_marks, without_end
 from .hosts import LoadOptions, ProbeHost, load_checkpoint
 from .layer_readings import LayerReadings, attention_record
-from .record_comparison import Record, compare, write_json
+from .record_comparison import Record, compare
 from .shared_neighbours import OWN_TOWER, SharedNeighbours
 
 
@@ -94,22 +92,22 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
             f"{path}: no sample is left to probe ({reasons}). If the answers are missing, the template may not fit the "
             "checkpoint: choose another with --template. If images are, shorten the conversations."
         )
-    return {
-        "name": name,
-        "llava_vista": __version__,
-        "versions": versions(),
-        "model": str(path),
-        "class": type(probe.observer.inner).__name__,
-        "host": checkpoint.name,
-        "adapter": probe.observer.adapter.name,
+    source = {"data": str(options.data), "samples": options.samples, "seed": options.seed}
+    return make_record(
+        probe.observer.inner,
+        config,
+        records,
+        name=name,
+        model=str(path),
+        host=checkpoint.name,
+        adapter=probe.observer.adapter.name,
         **checkpoint.notes,
-        "dtype": str(how.dtype).removeprefix("torch."),
-        "answers": "the model's own, greedy" if samples.own_answers else "from the data",
-        "passed_over": dict(passed),
-        "options": {**config.to_dict(), "data": str(options.data), "samples": options.samples, "seed": options.seed},
-        **sample_means(records),
+        dtype=str(how.dtype).removeprefix("torch."),
+        answers="the model's own, greedy" if samples.own_answers else "from the data",
+        passed_over=dict(passed),
+        options={**config.to_dict(), **source},
         **({"neighbours": neighbours.record()} if with_neighbours else {}),
-    }
+    )
 
 
 def _encode(checkpoint: ProbeHost, samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, Any]]:

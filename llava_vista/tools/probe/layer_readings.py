@@ -53,7 +53,7 @@ class LayerReadings:
         self._undo.close()
 
     def decoder_called(self, observation: Observation) -> None:
-        self.layout = observation.layout
+        self.layout, self.attention, self.states = observation.layout, [], []
         self._is_armed = observation.layout is not None
 
     def decoder_returned(self, observation: Observation) -> None:
@@ -62,7 +62,6 @@ class LayerReadings:
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._is_reading, self._is_armed = self._is_armed, False
         if self._is_reading:
-            self.attention, self.states = [], []
             self._keep_mean(module, args, kwargs.get("inputs_embeds", args[0] if args else None))
         return args, {**kwargs, "output_attentions": True} if self._is_reading and self._reads_attention else kwargs
 

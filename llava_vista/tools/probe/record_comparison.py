@@ -8,7 +8,6 @@ what differs between samples does not count.
 from __future__ import annotations
 
 import importlib.util
-import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ProbeError
+from ...hooks.probed_samples import write_json
 from ...logging import say
 from ..kit.json_files import BadFile, read_object
 from ..kit.rendering import to_text
@@ -92,13 +92,6 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def write_json(folder: Path, name: str, content: Record) -> Path:
-    """Write a file into the folder, which is made, and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return folder / name
-
-
 def compare(records: Sequence[tuple[str, Record]], options: Namespace) -> None:
     """Write ``comparison.json`` and, with matplotlib, the figures; print the table.
 
@@ -124,18 +117,18 @@ def compare(records: Sequence[tuple[str, Record]], options: Namespace) -> None:
         print(f"Figures  {', '.join(map(str, draw_comparison(result, options.output)))}")
 
 
-def _keys(record: Record) -> list[tuple[Any, ...]]:
-    """Return what names each sample in another record of the same data, and which of equal ones it is.
+def _by_key(samples: Sequence[Record]) -> dict[Any, Record]:
+    """Return the samples by what names them in another record of the same data, and which of equal ones they are.
 
-    Its name in the data, where that is known; else its rank, batch and text.
+    That is the name in the data, where it is known; else rank, batch and text.
     """
     seen: Counter[Any] = Counter()
-    keys = []
-    for sample in record["samples"]:
+    found = {}
+    for sample in samples:
         key = sample.get("name") or (sample["rank"], sample["batch"], sample["text"])
-        keys.append((key, seen[key]))
+        found[key, seen[key]] = sample
         seen[key] += 1
-    return keys
+    return found
 
 
 def _column(samples: Sequence[Record], key: str) -> Tensor:
@@ -167,11 +160,11 @@ def _estimates(seed: int, *sides: Sequence[Record]) -> dict[str, Any]:
 
 def _paired(first: Record, other: Record, seed: int) -> dict[str, Any] | None:
     """Return other less first over the samples that both have; None where they share fewer than two."""
-    known = dict(zip(_keys(first), first["samples"], strict=True))
-    pairs = [(known[key], sample) for key, sample in zip(_keys(other), other["samples"], strict=True) if key in known]
-    if len(pairs) < 2:
+    sides = [_by_key(record["samples"]) for record in (first, other)]
+    shared = [key for key in sides[1] if key in sides[0]]
+    if len(shared) < 2:
         return None
-    return {"samples": len(pairs), **_estimates(seed, *([pair[side] for pair in pairs] for side in (0, 1)))}
+    return {"samples": len(shared), **_estimates(seed, *([side[key] for key in shared] for side in sides))}
 
 
 def interval(estimate: dict[str, Any] | None, digits: int = 3, factor: float = 1.0) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,6 @@ from torch.nn.utils.rnn import pad_sequence
 from ....errors import ProbeError
 from ...kit.host_source import package_folders
 from ..conversation_samples import IMAGE_MARK, Turn
-from .checkpoint_weights import from_base, kind_of_weights, quietly, saved_tower
 from .probe_host import LoadOptions, ProbeHost
 
 #: Where the code comes from, for messages, and its top-level package.
@@ -35,6 +34,7 @@ KINDS = {
 #: Files of repositories that call their package `llava`, too: LLaVA-NeXT and VILA.
 _OTHERS = ("model/language_model/llava_qwen.py", "model/language_model/llava_topdown_llama.py")
 PLAIN = "plain"  # the template of stage 1
+LORA_FILE, LORA_REST, PROJECTOR_FILE = "adapter_config.json", "non_lora_trainables.bin", "mm_projector.bin"
 #: Values of ``image_aspect_ratio`` that its `process_images` knows; it takes others for "square".
 _ASPECTS = ("square", "pad", "anyres")
 _IGNORE = -100
@@ -48,6 +48,7 @@ class LlavaHost(ProbeHost):
 
     def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
         from transformers import AutoTokenizer
+        from transformers.utils import logging
 
         self.options = options
         file, class_name, tuned_with = KINDS[_kind(config)]
@@ -58,7 +59,9 @@ class LlavaHost(ProbeHost):
         self.notes = {"template": self.template}
         cls = getattr(_module(f"model.language_model.{file}"), class_name)
         how = {"torch_dtype": options.dtype, "attn_implementation": "eager"}  # which returns its weights
-        with quietly():
+        with ExitStack() as stack:  # transformers warns of weights that a checkpoint lacks; they are checked here
+            stack.callback(logging.set_verbosity, logging.get_verbosity())
+            logging.set_verbosity_error()
             if weights == "whole":
                 self.model = cls.from_pretrained(folder, **how)
             else:
@@ -119,8 +122,11 @@ class LlavaHost(ProbeHost):
             text = IMAGE_MARK if self.template == PLAIN else conversation.get_prompt()
             separators = [mark for mark in (conversation.sep, conversation.sep2) if mark]
         ids = _module("mm_utils").tokenizer_image_token(text, self.tokenizer, return_tensors="pt")
-        ids = ids[None].to(self.options.device)
-        ends = self._end_ids(separators)
+        ids, known = ids[None].to(self.options.device), self.tokenizer.get_vocab()
+        # what ends an answer: the tokenizer's token, the model's, and separators of one token
+        own = self.model.generation_config.eos_token_id
+        found = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+        ends = sorted({*found, *(known.get(mark.strip()) for mark in separators)} - {None})
         with torch.inference_mode():
             output = self.model.generate(
                 ids.clone(), **self._pictures([{"image": image}]), attention_mask=torch.ones_like(ids).bool(),
@@ -148,13 +154,6 @@ class LlavaHost(ProbeHost):
         moved: Any = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
         moved = torch.stack(moved) if isinstance(pixels, Tensor) else moved
         return {"images": moved, "image_sizes": [image.size for image in images]}
-
-    def _end_ids(self, separators: Sequence[str]) -> list[int]:
-        """Return the tokens that end an answer: the tokenizer's, the model's, and one-token separators."""
-        own, known = self.model.generation_config.eos_token_id, self.tokenizer.get_vocab()
-        marks = [known.get(text.strip()) for text in separators]
-        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *marks}
-        return sorted(end for end in ends if end is not None)
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         """Return the turns in LLaVA's form, the image mark where training puts it. The template has to be set."""
@@ -185,7 +184,6 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _module(name: str) -> Any:
-    """Import a module below LLaVA's package, or raise ProbeError."""
     try:
         return importlib.import_module(f"{PACKAGE}.{name}")
     # what it raises under another version of transformers or of Python than its own
@@ -194,3 +192,78 @@ def _module(name: str) -> Any:
             f"{PACKAGE}.{name} of {REPOSITORY} cannot be imported here ({type(error).__name__}: {error}). Probe in the "
             "environment in which the checkpoint was trained."
         ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a whole model; none if there are only parts of it."""
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def kind_of_weights(folder: Path) -> str:
+    """Return what the folder holds: "LoRA" weights, a "whole" model, or only a "projector".
+
+    Raises:
+        ProbeError: none of them.
+    """
+    if (folder / LORA_FILE).is_file():
+        return "LoRA"
+    if weight_files(folder):
+        return "whole"
+    if (folder / PROJECTOR_FILE).is_file():
+        return "projector"
+    raise ProbeError(f"{folder} holds a configuration but no weights (*.safetensors or *.bin).")
+
+
+def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: dict[str, Any]) -> Any:
+    """Return the base with the checkpoint's "LoRA" or "projector" added, as LLaVA's own loader does.
+
+    Raises:
+        ProbeError: there is no base, or the two do not fit.
+    """
+    if base is None:
+        kind = "LoRA weights" if weights == "LoRA" else f"a projector ({PROJECTOR_FILE}, as stage 1 saves it)"
+        raise ProbeError(
+            f"{checkpoint} holds {kind} only. Name the language model that it was trained on: --base FOLDER."
+        )
+    config = cls.config_class.from_pretrained(checkpoint)
+    if getattr(config, "mm_use_im_start_end", False) or getattr(config, "mm_use_im_patch_token", False):
+        raise ProbeError(
+            f"{checkpoint} adds image tokens to the vocabulary of its base; merge it first with the host's own script "
+            "(LLaVA: scripts/merge_lora_weights.py), and probe the merged folder."
+        )
+    # transformers 4.37 ignores the argument where it is given a configuration
+    config._attn_implementation = how["attn_implementation"]
+    model = cls.from_pretrained(base, config=config, **how)
+    file = checkpoint / (LORA_REST if weights == "LoRA" else PROJECTOR_FILE)
+    if not file.is_file():
+        raise ProbeError(f"{checkpoint} holds LoRA weights, but no {file.name} (the projector) beside them.")
+    added = torch.load(file, map_location="cpu", weights_only=True)
+    added = {name.removeprefix("base_model.").replace("model.model.", "model.", 1): v for name, v in added.items()}
+    unexpected = model.load_state_dict(added, strict=False).unexpected_keys
+    if unexpected:
+        raise ProbeError(f"{file} does not fit {base}: the model has no {unexpected[0]}.")
+    if weights == "LoRA":
+        from peft.peft_model import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint).merge_and_unload()
+    return model.to(how["torch_dtype"])
+
+
+def saved_tower(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the state of the vision tower that the checkpoint itself holds; empty when it holds none.
+
+    LLaVA loads the original tower otherwise.
+    """
+    from safetensors import safe_open
+
+    prefix = "model.vision_tower."
+    state: dict[str, Tensor] = {}
+    for file in weight_files(checkpoint):
+        if file.suffix == ".bin":
+            whole = torch.load(file, map_location="cpu", weights_only=True)
+            state |= {key: value for key, value in whole.items() if key.startswith(prefix)}
+        else:
+            with safe_open(file, framework="pt") as tensors:
+                keys = [key for key in tensors.keys() if key.startswith(prefix)]  # noqa: SIM118
+                state |= {key: tensors.get_tensor(key) for key in keys}
+    return {key.removeprefix(prefix): value for key, value in state.items()}

@@ -18,14 +18,10 @@ from ..conversation_samples import Turn
 
 
 class LoadOptions(NamedTuple):
-    """How to load.
+    """How to load."""
 
-    base: the language model that a projector or LoRA checkpoint belongs to.
-    template: conversation template of the host; its default when None.
-    """
-
-    base: Path | None
-    template: str | None
+    base: Path | None  # the language model that a projector or LoRA checkpoint belongs to
+    template: str | None  # conversation template of the host; its default when None
     device: torch.device
     dtype: torch.dtype
 
@@ -69,17 +65,11 @@ class ProbeHost(ABC):
 
     @abstractmethod
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
-        """Return one conversation with its image, for `collate`.
-
-        It has at least ``input_ids`` (T,) and ``labels`` (T,): the id at answer tokens, negative elsewhere.
-        """
+        """Return one conversation for `collate`, with ``labels`` (T,): the id at answer tokens, negative elsewhere."""
 
     @abstractmethod
     def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return the model's arguments on the device, padded on the right: ids, labels, mask (B, T), and the images.
-
-        T may be longer than in `encode`, where a processor makes room for images.
-        """
+        """Return the model's arguments on the device, padded on the right: ids, labels, mask (B, T), and the images."""
 
     @abstractmethod
     def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:

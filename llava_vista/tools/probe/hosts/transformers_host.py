@@ -22,7 +22,6 @@ from .probe_host import LoadOptions, ProbeHost
 _PACKAGE = "transformers.models."
 #: Attributes under which the classes have their vision tower.
 _TOWERS = ("vision_tower", "visual", "vision_model")
-_TEXT_ARGUMENTS = frozenset({"input_ids", "attention_mask", "labels"})
 _IGNORE = -100
 
 
@@ -101,7 +100,7 @@ class TransformersHost(ProbeHost):
             name = type(self.model).__name__
             raise ProbeError(f"{name} has no known vision tower: leave neighbours out (--measures).")
         outputs: list[Any] = []
-        wanted = set(inspect.signature(read).parameters) - _TEXT_ARGUMENTS
+        wanted = set(inspect.signature(read).parameters) - {"input_ids", "attention_mask", "labels"}
         # the outermost tower comes first
         with towers[0].register_forward_hook(lambda module, args, output: outputs.append(output)):
             read(**{name: value for name, value in batch.items() if name in wanted})
@@ -130,9 +129,9 @@ def _chat_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """Return the turns as a chat, with the image in front of the question that has its mark."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
-        image = [{"type": "image"}] if IMAGE_MARK in turn.question else []
         question = {"type": "text", "text": turn.question.replace(IMAGE_MARK, "").strip()}
-        messages.append({"role": "user", "content": [*image, question]})
+        shown = [{"type": "image"}, question] if IMAGE_MARK in turn.question else [question]
+        messages.append({"role": "user", "content": shown})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer or ""}]})
     return messages
 
@@ -143,9 +142,6 @@ def pool_by_image(output: Any, batch: dict[str, Any], tower: str) -> Tensor:
     Args:
         output: (B or B * crops, P, d), or the patches of all images in one list, (N, d) or (1, N, d).
         batch: of the processor; its grids or image sizes say which patches are whose.
-
-    Raises:
-        ProbeError: the output is of another form.
     """
     images = len(batch["input_ids"])
     if isinstance(output, Tensor) and output.ndim == 3 and len(output) % images == 0:
@@ -161,11 +157,7 @@ def pool_by_image(output: Any, batch: dict[str, Any], tower: str) -> Tensor:
 
 
 def expand_labels(ids: Tensor, labels: Tensor, expanded: Tensor) -> Tensor:
-    """Return labels (L,) for a sequence in which one placeholder has become the tokens of an image.
-
-    Args:
-        ids, labels: (T,) with the placeholder.
-        expanded: (L,) the ids with the image's tokens in its place, whose labels are negative.
+    """Return labels (L,) for ids (L,) in which the one placeholder of ids (T,) has become the tokens of an image.
 
     Raises:
         ProbeError: the two differ by more than one stretch.
