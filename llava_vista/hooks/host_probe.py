@@ -28,10 +28,6 @@ def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
         trainer: the host's, before training.
         config: of the estimator that margin and own first are measured with.
         resume: what `Trainer.train` was given as ``resume_from_checkpoint``.
-
-    Raises:
-        ProbeError: this model or set-up cannot be measured, or no sample can.
-        VistaError: the model or its layout is not known.
     """
     from accelerate.utils import gather_object
 
@@ -55,11 +51,7 @@ def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
 
 
 def refuse(trainer: Any, resume: Any) -> None:
-    """Stop where the model in the trainer is not the one that the user means, or cannot be run by itself.
-
-    Raises:
-        VistaError: names what was found.
-    """
+    """Raise ProbeError where the trainer's model is not the one that the user means, or cannot be run by itself."""
     refuse_what_cannot_be(trainer, VistaConfig(weight=0), PROBE_VARIABLE, ())  # an observer takes any objective
     model, output = trainer.model, Path(trainer.args.output_dir).resolve()
     if resume:
@@ -88,11 +80,7 @@ def refuse(trainer: Any, resume: Any) -> None:
 
 
 def measure_batches(trainer: Any, config: VistaConfig, batches: int) -> list[dict[str, Any]]:
-    """Go over so many batches of the host's own loader; return a record of each sample with an image.
-
-    Raises:
-        VistaError: the model is not known, or its logits cannot be measured.
-    """
+    """Go over so many batches of the host's own loader; return a record of each sample with an image."""
     arguments, accelerator, model = trainer.args, trainer.accelerator, trainer.model
     loader, probe = trainer.get_train_dataloader(), SampleProbe(model, config)
     if next(model.parameters()).device != arguments.device and not hasattr(model, "hf_device_map"):

@@ -39,9 +39,6 @@ def mask_image(mask: Any, image: Tensor) -> Any:
 
     Args:
         mask: None, (B, L) of ones and zeros, (B, 1 or heads, L, L) boolean or additive, or a dict of such.
-
-    Raises:
-        ProbeError: a mask of another form.
     """
     if isinstance(mask, dict):
         return {name: mask_image(value, image) for name, value in mask.items()}
@@ -134,11 +131,7 @@ def logit_maps(inner: nn.Module) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _without_image(observation: Observation) -> tuple[dict[str, Any], Tensor, SequenceLayout]:
-    """Return the arguments that a pass without the image changes, the labels (B, L) to score, and their layout.
-
-    Raises:
-        ProbeError: the image cannot be masked out, or there are no labels.
-    """
+    """Return the arguments that a pass without the image changes, the labels (B, L) to score, and their layout."""
     layout, hidden, labels = observation.layout, observation.last_hidden_state, observation.labels
     if hidden is None or layout is None or labels is None:
         raise ProbeError(str(observation.problem or "the labels of the merged sequence are not known"))

@@ -56,9 +56,6 @@ class SampleProbe:
 
     Attributes:
         left_out: the number of samples without an image or supervised text.
-
-    Raises:
-        VistaError: the model is not known, or has no logits to measure.
     """
 
     def __init__(self, model: nn.Module, config: VistaConfig) -> None:
@@ -122,11 +119,7 @@ class SampleProbe:
 
 
 def _way_of_the_host(loss: Tensor, passes: list[Information]) -> int:
-    """Return which of the K ways to make logits gives the host's own loss.
-
-    Raises:
-        ProbeError: none does.
-    """
+    """Return which of the K ways to make logits gives the host's own loss, or raise ProbeError where none does."""
     counts = torch.stack([one.supervised for one in passes])
     means = (torch.stack([one.cross_entropy for one in passes], dim=1) * counts).sum(dim=1) / counts.sum()  # (K,)
     if not bool(torch.isfinite(means).all()):

@@ -71,11 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Fill in the names of the checkpoints or records.
-
-    Raises:
-        ConfigError: there are none, they are mixed, or their names are not unique.
-    """
+    """Fill in the names of the checkpoints or records, or raise ConfigError where that cannot be done."""
     paths = options.checkpoints
     if not paths:
         raise ConfigError("give checkpoints to probe, or -- and the command that starts the host's training script.")
@@ -101,12 +97,7 @@ def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def measure_in_host(options: argparse.Namespace) -> None:
-    """Run the host's own training script, whose model is then measured instead of trained, and show its record.
-
-    Raises:
-        ConfigError: checkpoints were given too.
-        ProbeError: the command failed, or wrote no record.
-    """
+    """Run the host's own training script, whose model is then measured instead of trained, and show its record."""
     if options.checkpoints:
         raise ConfigError("checkpoints and a command were given: measure the one or the other.")
     file = Path(options.output).resolve() / "probe.json"

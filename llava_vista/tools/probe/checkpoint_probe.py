@@ -26,11 +26,7 @@ from .shared_neighbours import OWN_TOWER, SharedNeighbours
 
 
 def probe_checkpoints(options: Namespace) -> None:
-    """Probe every checkpoint on the same samples. Write ``probe.json`` and what `compare` makes of it.
-
-    Raises:
-        VistaError: naming what cannot be done, before the first checkpoint is loaded where that is possible.
-    """
+    """Probe every checkpoint on the same samples. Write ``probe.json``, and compare the checkpoints."""
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -92,22 +88,14 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
             f"{path}: no sample is left to probe ({reasons}). If the answers are missing, the template may not fit the "
             "checkpoint: choose another with --template. If images are, shorten the conversations."
         )
+    more: Record = {"name": name, "model": str(path), "host": checkpoint.name, "adapter": probe.observer.adapter.name}
+    more |= {**checkpoint.notes, "dtype": str(how.dtype).removeprefix("torch."), "passed_over": dict(passed)}
+    more["answers"] = "the model's own, greedy" if samples.own_answers else "from the data"
     source = {"data": str(options.data), "samples": options.samples, "seed": options.seed}
-    return make_record(
-        probe.observer.inner,
-        config,
-        records,
-        name=name,
-        model=str(path),
-        host=checkpoint.name,
-        adapter=probe.observer.adapter.name,
-        **checkpoint.notes,
-        dtype=str(how.dtype).removeprefix("torch."),
-        answers="the model's own, greedy" if samples.own_answers else "from the data",
-        passed_over=dict(passed),
-        options={**config.to_dict(), **source},
-        **({"neighbours": neighbours.record()} if with_neighbours else {}),
-    )
+    more["options"] = {**config.to_dict(), **source}
+    if with_neighbours:
+        more["neighbours"] = neighbours.record()
+    return make_record(probe.observer.inner, config, records, **more)
 
 
 def _encode(checkpoint: ProbeHost, samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, Any]]:

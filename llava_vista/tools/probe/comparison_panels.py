@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy
@@ -12,7 +14,15 @@ from ..kit.plots import add_legend, curve_style, new_figure, save
 #: A curve is drawn where at least this share of the samples reaches; the JSON has all of it.
 REACHED = 0.1
 _COLUMNS = 3
+_XLABELS = {
+    "": "",
+    "position": "token, bins up to (band: 95%)",
+    "layer": "decoder layer",
+    "depth": "after decoder layer (0: its input)",
+}
 Result = dict[str, Any]
+#: x, and the estimate there
+Point = tuple[int, dict[str, Any]]
 
 
 class Panel(NamedTuple):
@@ -41,8 +51,8 @@ PANELS = (
 )
 
 
-def _points(panel: Panel, result: Result, index: int) -> list[tuple[int, dict[str, Any]]]:
-    """Return x and estimate of each point of the record with this number; nothing where it has none."""
+def _points(panel: Panel, result: Result, index: int) -> list[Point]:
+    """Return the points of the record with this number; nothing where it has none."""
     item = result["records"][index]
     if panel.name == "difference":
         item = item.get("difference") or {}
@@ -54,74 +64,59 @@ def _points(panel: Panel, result: Result, index: int) -> list[tuple[int, dict[st
     return list(zip(xs[panel.along], estimates, strict=False))
 
 
-def _draw(axis: Any, panel: Panel, result: Result) -> None:
-    drawn: set[int] = set()
-    for index, item in enumerate(result["records"]):
-        points = _points(panel, result, index)
+def _draw(axis: Any, panel: Panel, result: Result, curves: Sequence[list[Point]]) -> None:
+    """Draw each record's points with their intervals, and what they are to be compared with: zero, or chance."""
+    ticks: set[int] = set()
+    for index, points in enumerate(curves):
         most = max((one["n"] for _, one in points), default=0)
         enough = max(min(2, most), REACHED * most)
         points = [(x, one) for x, one in points if one["value"] is not None and one["n"] >= enough]
         if not points:
             continue
         x = [at for at, _ in points]
-        bounds = [[one["value"] if one[key] is None else one[key] for key in ("value", "low", "high")]
-                  for _, one in points]  # fmt: skip
-        value, low, high = numpy.transpose(bounds)
-        # Percentile bounds need not enclose the value where they are close to it.
-        low, high = numpy.minimum(low, value), numpy.maximum(high, value)
-        style = {"label": item["name"], **curve_style(index, marker=True)}
+        bounds = [[one[key] for key in ("value", "low", "high")] for _, one in points]
+        value, low, high = numpy.array(bounds, dtype=float).T
+        # Bounds may be undefined, and percentiles need not enclose a value that is close to them.
+        low, high = numpy.fmin(low, value), numpy.fmax(high, value)
+        style = {"label": result["records"][index]["name"], **curve_style(index, marker=True)}
         if panel.along:
             axis.plot(x, value, markersize=4.5, **style)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            ticks |= set(x)
         else:
-            axis.errorbar(
-                x, value, yerr=numpy.stack([value - low, high - value]), capsize=4, **{**style, "linestyle": "none"}
-            )
-        drawn |= set(x)
-    axis.set(title=panel.title, ylabel=panel.ylabel)
-    _draw_scale(axis, panel, result, sorted(drawn))
-
-
-def _draw_scale(axis: Any, panel: Panel, result: Result, drawn: list[int]) -> None:
-    """Label the x axis, and draw what the values are to be compared with: zero, or chance."""
-    if panel.along in ("", "position"):
-        axis.axhline(0, color="black", linewidth=0.8)
+            around = numpy.stack([value - low, high - value])
+            axis.errorbar(x, value, yerr=around, capsize=4, **{**style, "linestyle": "none"})
+    axis.set(title=panel.title, ylabel=panel.ylabel, xlabel=_XLABELS[panel.along])
     if panel.along == "position":
         axis.set_xscale("log", base=2)
-        axis.set_xticks(drawn, list(map(str, drawn)))
-        axis.set_xlabel("token, bins up to (band: 95%)")
-        return
-    axis.set_xticks(drawn if panel.along else [])
-    if panel.along == "layer":
-        axis.set(xlabel="decoder layer", ylim=(0, None))
-    elif panel.along == "depth":
-        null = next(points for index in range(len(result["records"])) if (points := _points(panel, result, index)))
-        bounds = [[one["null"][bound] for _, one in null] for bound in ("low", "high")]
-        axis.fill_between(range(len(null)), *bounds, color="0.5", alpha=0.35, hatch="////", label="by chance, 95%")
-        axis.set(xlabel="after decoder layer (0: its input)", ylim=(0, None))
-    elif panel.key == "own_first":
-        chances = [item["chance"]["value"] for item in result["records"] if item["chance"]["value"] is not None]
-        if chances:
-            axis.axhline(sum(chances) / len(chances), color="black", linewidth=0.8, linestyle=":")
+    axis.set_xticks(sorted(ticks), list(map(str, sorted(ticks))))
+    if panel.along == "depth":
+        null = [one["null"] for _, one in next(filter(None, curves))]
+        low, high = ([one[bound] for one in null] for bound in ("low", "high"))
+        axis.fill_between(range(len(null)), low, high, color="0.5", alpha=0.35, hatch="////", label="by chance, 95%")
+    if panel.along in ("layer", "depth"):
+        axis.set_ylim(0, None)
+    else:
+        axis.axhline(0, color="black", linewidth=0.8)
+    chances = [item["chance"]["value"] for item in result["records"] if panel.key == "own_first" and "chance" in item]
+    if known := [chance for chance in chances if chance is not None]:
+        axis.axhline(fmean(known), color="black", linewidth=0.8, linestyle=":")
 
 
 def draw_comparison(result: Result, folder: Path) -> list[Path]:
-    """Draw all panels into one figure and each into its own, as PNG and PDF; return the files.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Draw all panels into one figure and each into its own, as PNG and PDF; return the files."""
     records = range(len(result["records"]))
-    present = [panel for panel in PANELS if any(_points(panel, result, index) for index in records)]
+    everything = [(panel, [_points(panel, result, index) for index in records]) for panel in PANELS]
+    present = [(panel, curves) for panel, curves in everything if any(curves)]
     written: list[Path] = []
-    for name, panels in (("", present), *((f"-{panel.name}", [panel]) for panel in present)):
+    for name, panels in (("", present), *((f"-{one[0].name}", [one]) for one in present)):
         files = [folder / f"probe{name}.{kind}" for kind in ("png", "pdf")]
         columns = min(_COLUMNS, len(panels))
         rows = -(-len(panels) // columns)
         with new_figure(4.7 * columns, 3.9 * rows) as figure:
             axes = figure.subplots(rows, columns, squeeze=False).flatten()
-            for axis, panel in zip(axes, panels, strict=False):
-                _draw(axis, panel, result)
+            for axis, (panel, curves) in zip(axes, panels, strict=False):
+                _draw(axis, panel, result, curves)
             for axis in axes[len(panels) :]:
                 axis.axis("off")
             add_legend(figure, axes)

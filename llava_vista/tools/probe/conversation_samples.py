@@ -32,17 +32,12 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class Turn(NamedTuple):
-    """A question and its answer. The question of the turn that shows the image contains `IMAGE_MARK`.
-
-    answer: None where the model is to write its own.
-    visual: the phrases of the answer that only the image can tell.
-    cut: the answer was cut off, so its end is not the model's.
-    """
+    """A question and its answer. The question of the turn that shows the image contains `IMAGE_MARK`."""
 
     question: str
-    answer: str | None
-    visual: tuple[str, ...] = ()
-    cut: bool = False
+    answer: str | None  # None where the model is to write its own
+    visual: tuple[str, ...] = ()  # the phrases of the answer that only the image can tell
+    cut: bool = False  # the answer was cut off, so its end is not the model's
 
 
 class Sample(NamedTuple):
@@ -77,9 +72,6 @@ def load_samples(data: Path | None, images: Path | None, limit: int, seed: int) 
     Args:
         data: a JSON or JSON lines file; None for every image in ``images``.
         images: folder of the images; the data file's own when None.
-
-    Raises:
-        ProbeError: a file is missing or of another format, no record has an image or an answer, or an image is missing.
     """
     if images is not None and not images.is_dir():
         raise ProbeError(f"--images {images} is not a folder.")
@@ -147,11 +139,7 @@ def _samples_of(records: Sequence[Any], folder: Path, source: Path, passed: Coun
 
 
 def _turns_of(record: dict[str, Any], where: str) -> list[Turn]:
-    """Return the record's turns; none if an answer is empty.
-
-    Raises:
-        ProbeError: the record is of another format.
-    """
+    """Return the record's turns; none if an answer is empty."""
     parts = record.get("conversations")
     if parts is None and isinstance(record.get("text"), str):
         values = [("human", record["text"]), ("gpt", record.get("answer"))]

@@ -73,11 +73,7 @@ def compare_files(options: Namespace) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records of a file: one of a host's script, or those of several checkpoints.
-
-    Raises:
-        ProbeError: there is no such file, or it holds something else.
-    """
+    """Return the records of a file, one of a host's script or those of checkpoints; ProbeError if it has none."""
     try:
         content = read_object(path)
     except BadFile as error:
@@ -93,11 +89,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def compare(records: Sequence[tuple[str, Record]], options: Namespace) -> None:
-    """Write ``comparison.json`` and, with matplotlib, the figures; print the table.
-
-    Raises:
-        ProbeError: they were measured differently.
-    """
+    """Write ``comparison.json`` and, with matplotlib, the figures; print the table."""
     first_name, first = records[0]
     if len({(tuple(record["bin_ends"]), record["options"].get("method")) for _, record in records}) > 1:
         raise ProbeError("these records were measured with different estimators or bins. Measure them alike.")

@@ -21,11 +21,7 @@ HOSTS: list[type[ProbeHost]] = [LlavaHost, TransformersHost]
 
 
 def load_checkpoint(folder: Path, options: LoadOptions) -> ProbeHost:
-    """Load a checkpoint with the host that knows its config.json.
-
-    Raises:
-        ProbeError, UnsupportedModelError: there is no checkpoint, or as `choose_host`.
-    """
+    """Load a checkpoint with the host that knows its config.json, or raise ProbeError where there is none."""
     path = folder / "config.json"
     if not path.is_file():
         raise ProbeError(

@@ -200,11 +200,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def kind_of_weights(folder: Path) -> str:
-    """Return what the folder holds: "LoRA" weights, a "whole" model, or only a "projector".
-
-    Raises:
-        ProbeError: none of them.
-    """
+    """Return what the folder holds: "LoRA" weights, a "whole" model, or only a "projector"."""
     if (folder / LORA_FILE).is_file():
         return "LoRA"
     if weight_files(folder):
@@ -215,11 +211,7 @@ def kind_of_weights(folder: Path) -> str:
 
 
 def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: dict[str, Any]) -> Any:
-    """Return the base with the checkpoint's "LoRA" or "projector" added, as LLaVA's own loader does.
-
-    Raises:
-        ProbeError: there is no base, or the two do not fit.
-    """
+    """Return the base with the checkpoint's "LoRA" or "projector" added, as LLaVA's own loader does."""
     if base is None:
         kind = "LoRA weights" if weights == "LoRA" else f"a projector ({PROJECTOR_FILE}, as stage 1 saves it)"
         raise ProbeError(
@@ -250,10 +242,7 @@ def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: 
 
 
 def saved_tower(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the state of the vision tower that the checkpoint itself holds; empty when it holds none.
-
-    LLaVA loads the original tower otherwise.
-    """
+    """Return the state of the checkpoint's own vision tower; empty when it holds none, and LLaVA loads the original."""
     from safetensors import safe_open
 
     prefix = "model.vision_tower."

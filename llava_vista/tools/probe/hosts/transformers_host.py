@@ -143,25 +143,21 @@ def pool_by_image(output: Any, batch: dict[str, Any], tower: str) -> Tensor:
         output: (B or B * crops, P, d), or the patches of all images in one list, (N, d) or (1, N, d).
         batch: of the processor; its grids or image sizes say which patches are whose.
     """
-    images = len(batch["input_ids"])
-    if isinstance(output, Tensor) and output.ndim == 3 and len(output) % images == 0:
-        return output.float().reshape(images, -1, output.shape[-1]).mean(dim=1)
-    patches = output[0] if isinstance(output, Tensor) and output.ndim == 3 and len(output) == 1 else output
-    extent = batch.get("image_grid_thw", batch.get("image_sizes"))
-    if isinstance(patches, Tensor) and patches.ndim == 2 and extent is not None and len(extent) == images:
-        areas = extent.prod(dim=1)
-        sizes = areas * len(patches) // areas.sum()
-        if int(sizes.sum()) == len(patches):
-            return torch.stack([part.float().mean(dim=0) for part in patches.split(sizes.tolist())])
+    images, extent = len(batch["input_ids"]), batch.get("image_grid_thw", batch.get("image_sizes"))
+    if isinstance(output, Tensor):
+        if output.ndim == 3 and len(output) % images == 0:
+            return output.float().reshape(images, -1, output.shape[-1]).mean(dim=1)
+        patches = output.squeeze(0)
+        if patches.ndim == 2 and extent is not None and len(extent) == images:
+            areas = extent.prod(dim=1)
+            sizes = areas * len(patches) // areas.sum()
+            if int(sizes.sum()) == len(patches):
+                return torch.stack([part.float().mean(dim=0) for part in patches.split(sizes.tolist())])
     raise ProbeError(f"{tower} returns no rows of its own for each image: leave neighbours out (--measures).")
 
 
 def expand_labels(ids: Tensor, labels: Tensor, expanded: Tensor) -> Tensor:
-    """Return labels (L,) for ids (L,) in which the one placeholder of ids (T,) has become the tokens of an image.
-
-    Raises:
-        ProbeError: the two differ by more than one stretch.
-    """
+    """Return labels (L,) for ids (L,) in which the one placeholder of ids (T,) has become the tokens of an image."""
     short = min(len(ids), len(expanded))
     tail = int((ids.flip(0)[:short] == expanded.flip(0)[:short]).int().cumprod(0).sum())
     head = max(0, len(ids) - tail - 1)  # up to the placeholder, or to what precedes it if the image ends with it
