@@ -22,16 +22,12 @@ HOSTS: list[type[ProbeHost]] = [LlavaHost, TransformersHost]
 
 def load_checkpoint(folder: Path, options: LoadOptions) -> ProbeHost:
     """Load a checkpoint with the host that knows its config.json, or raise ProbeError where there is none."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ProbeError(
-            f"{folder} holds no {path.name}; a checkpoint folder was expected, as a training run saves it. (Download a "
-            "model from a hub first.)"
-        )
     try:
-        config = read_object(path)
+        config = read_object(folder / "config.json")
     except BadFile as error:
-        raise ProbeError(str(error)) from error
+        raise ProbeError(
+            f"{folder} holds no config.json as a training run saves it: {error} (Download a model from a hub first.)"
+        ) from error
     return choose_host(folder, config)(folder, config, options)
 
 

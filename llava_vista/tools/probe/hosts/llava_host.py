@@ -134,12 +134,11 @@ class LlavaHost(ProbeHost):
                 eos_token_id=ends, use_cache=True,
             )[0]  # fmt: skip
         # LLaVA's own merges first and returns what is new: up to transformers 4.37 with BOS in front.
-        begin = self.tokenizer.bos_token_id
-        output = output[1:] if begin is not None and output[:1].tolist() == [begin] else output
-        written: str = self.tokenizer.decode(output, skip_special_tokens=True)
+        output = output[1:] if output[:1].tolist() == [self.tokenizer.bos_token_id] else output
+        written: str = self.tokenizer.decode(output, skip_special_tokens=True).strip(" ")
         for mark in separators:
-            if mark.strip("\n") == "" and mark in written.strip(" "):  # stage 1: a line is an answer
-                return written.strip(" ").partition(mark)[0].strip(), False
+            if mark.strip("\n") == "" and mark in written:  # stage 1: a line is an answer
+                return written.partition(mark)[0].strip(), False
         return written.strip(), len(output) > 0 and int(output[-1]) not in ends
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
@@ -151,9 +150,9 @@ class LlavaHost(ProbeHost):
         """Return the model's arguments for the images, on the device."""
         images = [item["image"] for item in encoded]
         pixels = _module("mm_utils").process_images(images, self.vision.image_processor, self.model.config)
-        moved: Any = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
-        moved = torch.stack(moved) if isinstance(pixels, Tensor) else moved
-        return {"images": moved, "image_sizes": [image.size for image in images]}
+        moved = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
+        sizes = [image.size for image in images]
+        return {"images": torch.stack(moved) if isinstance(pixels, Tensor) else moved, "image_sizes": sizes}
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         """Return the turns in LLaVA's form, the image mark where training puts it. The template has to be set."""
@@ -161,8 +160,7 @@ class LlavaHost(ProbeHost):
         how = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=start_end)
         said = [part for turn in turns for part in (("human", turn.question), ("gpt", turn.answer or ""))]
         messages = [{"from": speaker, "value": value} for speaker, value in said]
-        done: list[dict[str, str]] = _module("train.train").preprocess_multimodal([messages], how)[0]
-        return done
+        return list(_module("train.train").preprocess_multimodal([messages], how)[0])
 
     @contextmanager
     def _conversation(self) -> Iterator[Any]:

@@ -105,10 +105,8 @@ class TransformersHost(ProbeHost):
         with towers[0].register_forward_hook(lambda module, args, output: outputs.append(output)):
             read(**{name: value for name, value in batch.items() if name in wanted})
         output = outputs[-1] if outputs else None
-        states = getattr(output, "last_hidden_state", None)
-        if states is None:
-            states = output[0] if isinstance(output, tuple) else output
-        return pool_by_image(states, batch, type(towers[0]).__name__)
+        plain = output[0] if isinstance(output, tuple) else output
+        return pool_by_image(getattr(output, "last_hidden_state", plain), batch, type(towers[0]).__name__)
 
     def _text(self, messages: Sequence[dict[str, Any]], ask: bool = False) -> str:
         return str(self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False))
