@@ -25,7 +25,6 @@ def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
     """Measure, write the record on rank 0, and end the process. Collective: every rank must call.
 
     Args:
-        trainer: the host's, before training.
         config: of the estimator that margin and own first are measured with.
         resume: what `Trainer.train` was given as ``resume_from_checkpoint``.
     """

@@ -90,9 +90,6 @@ class SampleProbe:
 
         Args:
             loss: the host's own cross-entropy of these passes; a tuple begins with it.
-
-        Raises:
-            ProbeError: the logits that were measured are not the host's.
         """
         passes, self._passes = self._passes, []
         if not passes:

@@ -30,11 +30,6 @@ class TrainingProbe:
 
     Nothing is logged before the logits that the probe makes have given the host's own cross-entropy: a host may change
     them on the way, and where its configuration does not say how, one warning says that they cannot be measured.
-
-    Args:
-        handle: on the trainer's model.
-        scale: of the trainer's loss.
-        every: N.
     """
 
     def __init__(self, trainer: Any, handle: Handle, scale: LossScale, every: int) -> None:

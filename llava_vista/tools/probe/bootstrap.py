@@ -51,13 +51,7 @@ class Bootstrap:
     def ratios(self, *parts: Parts) -> list[Estimate]:
         """Return sum(numerators) / sum(denominators), of one set or of the second set less the first.
 
-        A sample with denominator 0 takes no part.
-
-        Args:
-            parts: (N,) or (N, K) of the same samples: a token mean, or a slope within samples.
-
-        Returns:
-            K estimates; one for (N,).
+        The parts are (N,) or (N, K), of the same samples, for K estimates. A sample with denominator 0 takes no part.
         """
         columns = [tuple(part.double().reshape(len(part), -1) for part in pair) for pair in parts]
 

@@ -44,11 +44,7 @@ def permutation_null(left: Tensor, right: Tensor, permutations: int, seed: int) 
 
 
 class SharedNeighbours:
-    """Collects, of each distinct image, one vector per layer boundary and one of the vision tower.
-
-    Args:
-        resamples, seed: of the bootstrap over distinct images, and of the permutations. tower: the vision model's name.
-    """
+    """Collects, of each distinct image, one vector per layer boundary and one of the vision model named ``tower``."""
 
     def __init__(self, resamples: int, seed: int, tower: str = OWN_TOWER) -> None:
         self.resamples, self.seed, self.tower = resamples, seed, tower

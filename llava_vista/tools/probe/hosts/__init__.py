@@ -35,8 +35,8 @@ def choose_host(folder: Path, config: dict[str, Any]) -> type[ProbeHost]:
     """Return the host that knows this config.json and whose code is importable here.
 
     Raises:
-        ProbeError: its code is not importable, or another repository's is in its place (names what was found).
-        UnsupportedModelError: no host knows it (lists the known names).
+        ProbeError: its code is not importable, or another repository's is in its place.
+        UnsupportedModelError: no host knows it.
     """
     found = ", ".join(config.get("architectures") or []) or f"model_type {config.get('model_type')!r}"
     other = (
