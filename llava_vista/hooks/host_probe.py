@@ -6,7 +6,6 @@ batches of its data loader, writes ``DIR/probe.json``, and ends the process befo
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,67 +13,44 @@ from typing import Any, NoReturn
 
 import torch
 
-from .. import __version__
 from ..config import VistaConfig
 from ..errors import ProbeError
 from ..logging import say, warn_once
-from .probed_samples import SampleProbe, sample_means
+from .probed_samples import SampleProbe, make_record, write_json
 from .process_signs import PROBE_BATCHES_VARIABLE, PROBE_VARIABLE
 from .refusals import refuse_what_cannot_be
-from .run_record import versions
-
-FILE_NAME = "probe.json"
-BATCHES = 16
 
 
 def probe_instead(trainer: Any, config: VistaConfig, resume: Any) -> NoReturn:
     """Measure, write the record on rank 0, and end the process. Collective: every rank must call.
 
     Args:
-        trainer: the host's, before training.
         config: of the estimator that margin and own first are measured with.
         resume: what `Trainer.train` was given as ``resume_from_checkpoint``.
-
-    Raises:
-        ProbeError: this model or set-up cannot be measured.
-        VistaError: the model or its layout is not known.
     """
-    folder = Path(os.environ[PROBE_VARIABLE])
+    from accelerate.utils import gather_object
+
+    batches = os.environ.get(PROBE_BATCHES_VARIABLE) or "16"
     refuse(trainer, resume)
-    ranks = _gather(measure_batches(trainer, config, _batches()))
+    if not batches.isdigit() or int(batches) < 1:
+        raise ProbeError(f"{PROBE_BATCHES_VARIABLE} must be a whole number above 0, got {batches!r}.")
+    rank, found = trainer.args.process_index, measure_batches(trainer, config, int(batches))
+    samples = gather_object([{"rank": rank, **sample} for sample in found])
+    if not samples:
+        raise ProbeError("no sample of these batches has an image and supervised text: there is nothing to measure.")
     if trainer.is_world_process_zero():
-        record = make_record(trainer, config, ranks)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE_NAME).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        say(f"{PROBE_VARIABLE}: {len(record['samples'])} samples measured, {folder / FILE_NAME} written; no training.")
-    _gather(None)  # no rank ends before the record is written
+        more = {"model": getattr(trainer.model.config, "_name_or_path", ""), "seed": trainer.args.seed}
+        record = make_record(trainer.model, config, samples, ranks=trainer.args.world_size, **more)
+        file = write_json(Path(os.environ[PROBE_VARIABLE]), "probe.json", record)
+        say(f"{PROBE_VARIABLE}: {len(samples)} samples measured, {file} written; no training.")
+    trainer.accelerator.wait_for_everyone()  # no rank ends before the record is written
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # a host may save in a `finally`, which SystemExit would run
 
 
-def _batches() -> int:
-    text = os.environ.get(PROBE_BATCHES_VARIABLE) or str(BATCHES)
-    if not text.isdigit() or int(text) < 1:
-        raise ProbeError(f"{PROBE_BATCHES_VARIABLE} must be a whole number above 0, got {text!r}.")
-    return int(text)
-
-
-def _gather(value: Any) -> list[Any]:
-    """Return the value of every rank. A collective."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
 def refuse(trainer: Any, resume: Any) -> None:
-    """Stop where the model in the trainer is not the one that the user means, or cannot be run by itself.
-
-    Raises:
-        VistaError: names what was found.
-    """
+    """Raise ProbeError where the trainer's model is not the one that the user means, or cannot be run by itself."""
     refuse_what_cannot_be(trainer, VistaConfig(weight=0), PROBE_VARIABLE, ())  # an observer takes any objective
     model, output = trainer.model, Path(trainer.args.output_dir).resolve()
     if resume:
@@ -103,11 +79,7 @@ def refuse(trainer: Any, resume: Any) -> None:
 
 
 def measure_batches(trainer: Any, config: VistaConfig, batches: int) -> list[dict[str, Any]]:
-    """Go over so many batches of the host's own loader; return a record of each sample with an image.
-
-    Raises:
-        VistaError: the model is not known, or its logits cannot be measured.
-    """
+    """Go over so many batches of the host's own loader; return a record of each sample with an image."""
     arguments, accelerator, model = trainer.args, trainer.accelerator, trainer.model
     loader, probe = trainer.get_train_dataloader(), SampleProbe(model, config)
     if next(model.parameters()).device != arguments.device and not hasattr(model, "hf_device_map"):
@@ -125,26 +97,3 @@ def measure_batches(trainer: Any, config: VistaConfig, batches: int) -> list[dic
     if probe.left_out:
         warn_once(f"{PROBE_VARIABLE}: {probe.left_out} samples without an image or supervised text are left out.")
     return samples
-
-
-def make_record(trainer: Any, config: VistaConfig, ranks: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return ``probe.json``: every sample of all ranks, and the means over them.
-
-    Raises:
-        ProbeError: there is no sample.
-    """
-    samples = [{"rank": rank, **sample} for rank, found in enumerate(ranks) for sample in found]
-    if not samples:
-        raise ProbeError(
-            "no sample of these batches has both an image and supervised text: there is nothing to measure."
-        )
-    return {
-        "llava_vista": __version__,
-        "versions": versions(),
-        "model": getattr(trainer.model.config, "_name_or_path", ""),
-        "class": type(trainer.model).__name__,
-        "options": config.to_dict(),
-        "seed": trainer.args.seed,
-        "ranks": len(ranks),
-        **sample_means(samples),
-    }

@@ -7,7 +7,8 @@ the text keeps its position ids, and neither the vision tower nor the merge runs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,12 @@ from .accumulation import TOLERANCE
 _CHUNK = 256
 #: Largest relative difference from the host's cross-entropy, where logits are float32.
 _EXACT = 1e-4
+#: What a host may do to its head's logits, by the name of the value in its configuration.
+_LOGIT_MAPS: dict[str, Callable[[float, Tensor], Tensor]] = {
+    "final_logit_softcapping": lambda cap, logits: cap * torch.tanh(logits / cap),
+    "logit_scale": lambda factor, logits: factor * logits,
+    "logits_scaling": lambda divisor, logits: logits / divisor,
+}
 
 
 def mask_image(mask: Any, image: Tensor) -> Any:
@@ -32,14 +39,12 @@ def mask_image(mask: Any, image: Tensor) -> Any:
 
     Args:
         mask: None, (B, L) of ones and zeros, (B, 1 or heads, L, L) boolean or additive, or a dict of such.
-
-    Raises:
-        ProbeError: a mask of another form.
     """
     if isinstance(mask, dict):
         return {name: mask_image(value, image) for name, value in mask.items()}
     if mask is None:
         return ~image
+    found = type(mask).__name__
     if isinstance(mask, Tensor):
         image = image.to(mask.device)
         if mask.shape == image.shape and not mask.dtype.is_floating_point:
@@ -47,19 +52,11 @@ def mask_image(mask: Any, image: Tensor) -> Any:
         if mask.ndim == 4 and mask.shape[-1] == image.shape[1]:
             closed = torch.finfo(mask.dtype).min if mask.dtype.is_floating_point else 0
             return mask.masked_fill(image[:, None, None, :], closed)
-    found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        found = f"{mask.dtype} {tuple(mask.shape)}"
     raise ProbeError(
         f"the decoder got an attention mask of unknown form ({found} for {tuple(image.shape)} positions), so the image "
         "cannot be masked."
     )
-
-
-def random_state(device: torch.device) -> tuple[Tensor, ...]:
-    """Return the state of the random number generators that a forward pass on ``device`` may use."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return tuple(states)
 
 
 @contextmanager
@@ -113,11 +110,7 @@ class Information(NamedTuple):
 
 
 def output_head(inner: nn.Module) -> nn.Module:
-    """Return the module that makes logits of the last hidden state.
-
-    Raises:
-        ProbeError: the model has none.
-    """
+    """Return the module that makes logits of the last hidden state, or raise ProbeError where there is none."""
     head = inner.get_output_embeddings()  # type: ignore[operator]
     if not isinstance(head, nn.Module) or isinstance(head, nn.Embedding):
         raise ProbeError(f"{type(inner).__name__} has no module of its own that makes logits of hidden states.")
@@ -133,22 +126,12 @@ def logit_maps(inner: nn.Module) -> list[Callable[[Tensor], Tensor]]:
     config: Any = getattr(inner, "config", None)
     known = hasattr(config, "get_text_config")
     text = config.get_text_config() if known else getattr(config, "text_config", config)
-    maps: list[Callable[[Tensor], Tensor]] = [lambda logits: logits]
-    if cap := getattr(text, "final_logit_softcapping", None):
-        maps.append(lambda logits: cap * torch.tanh(logits / cap))
-    if factor := getattr(text, "logit_scale", None):
-        maps.append(lambda logits: factor * logits)
-    if divisor := getattr(text, "logits_scaling", None):
-        maps.append(lambda logits: logits / divisor)
-    return maps
+    found = [partial(change, value) for name, change in _LOGIT_MAPS.items() if (value := getattr(text, name, None))]
+    return [lambda logits: logits, *found]
 
 
-def _masked(observation: Observation) -> dict[str, Any]:
-    """Return the arguments of a pass without the image.
-
-    Raises:
-        ProbeError: it cannot be masked out, or there are no labels to score.
-    """
+def _without_image(observation: Observation) -> tuple[dict[str, Any], Tensor, SequenceLayout]:
+    """Return the arguments that a pass without the image changes, the labels (B, L) to score, and their layout."""
     layout, hidden, labels = observation.layout, observation.last_hidden_state, observation.labels
     if hidden is None or layout is None or labels is None:
         raise ProbeError(str(observation.problem or "the labels of the merged sequence are not known"))
@@ -160,11 +143,10 @@ def _masked(observation: Observation) -> dict[str, Any]:
         )
     for name, value in observation.arguments.items():
         # A cache that was empty holds this pass now.
-        if (_is_cache(value) and value.get_seq_length() > hidden.shape[1]) or (
-            name == "past_key_values" and isinstance(value, (tuple, list))
-        ):
+        continues = _is_cache(value) and value.get_seq_length() > hidden.shape[1]
+        if continues or (name == "past_key_values" and isinstance(value, (tuple, list))):
             raise ProbeError(f"the decoder continues from {name}")
-    return {"attention_mask": mask_image(mask, layout.image.to(hidden.device))}
+    return {"attention_mask": mask_image(mask, layout.image.to(hidden.device))}, labels, layout
 
 
 def _is_cache(value: Any) -> bool:
@@ -178,9 +160,9 @@ def _separates(mask: Any) -> bool:
     """
     if isinstance(mask, dict):
         return all(map(_separates, mask.values()))
-    if not isinstance(mask, Tensor) or mask.dtype == torch.bool:
-        return isinstance(mask, Tensor) and mask.ndim == 4
-    return mask.ndim == 4 or bool((mask > 1).any())
+    if not isinstance(mask, Tensor):
+        return False
+    return mask.ndim == 4 or (mask.dtype != torch.bool and bool((mask > 1).any()))
 
 
 def _numbered(labels: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
@@ -207,9 +189,7 @@ def measure(
     with or without images, labels or a mask that can be changed.
 
     Args:
-        observer: delivers the passes of the model.
         head: makes logits of hidden states.
-        observation: of a pass that has returned.
         again: also run the decoder with the image once more, because the pass itself had dropout.
 
     Returns:
@@ -218,54 +198,47 @@ def measure(
     hidden = observation.last_hidden_state
     if hidden is None:
         return None
-    problem, changed = "", {}
-    has_images = observation.inputs_embeds is not None
+    changed: dict[str, Any] = {}
+    problem, layout, labels = "", None, torch.zeros((1, 2), dtype=torch.long)
     try:
-        changed = _masked(observation) if has_images else {}
+        if observation.inputs_embeds is not None:
+            changed, labels, layout = _without_image(observation)
     except ProbeError as error:
         problem = str(error)
     # transformers renames the cache now and then, and would append this pass to it.
     same = {name: None if _is_cache(value) else value for name, value in observation.arguments.items()}
     if "use_cache" in same or "use_cache" in observer.decoder_parameters:
         same["use_cache"] = False
-    measurable = has_images and not problem
-    labels = observation.labels if measurable else None
-    with ExitStack() as stack:
-        stack.enter_context(side_pass(observer.decoder, head, device=hidden.device))
+    labels = labels.to(hidden.device)
+    at = (labels[:, 1:] >= 0).nonzero()  # (n, 2), the position before each token
+    here = (at[:, 0], at[:, 1] + 1)
+    with side_pass(observer.decoder, head, device=hidden.device):
         seen = observer.run_again(same) if again else hidden
         blind = observer.run_again({**same, **changed})
-        if labels is None:
-            at = torch.zeros((1, 2), dtype=torch.long, device=hidden.device)
-            wanted = at[:, 0]
-        else:
-            labels = labels.to(hidden.device)
-            at = (labels[:, 1:] >= 0).nonzero()  # (n, 2), the position before each token
-            wanted = labels[at[:, 0], at[:, 1] + 1]
-        maps = logit_maps(observer.inner)
+        maps, wanted = logit_maps(observer.inner), labels[here]
         trained, dtype = _log_probs(head, maps, hidden, at, wanted)
         with_image = _log_probs(head, maps, seen, at, wanted)[0] if again else trained
         without = _log_probs(head, maps, blind, at, wanted)[0]
-        if problem or labels is None or observation.layout is None or not len(at):
-            return problem or None
-        sample, number = (one[at[:, 0], at[:, 1] + 1] for one in _numbered(labels, observation.layout))
-        counted = sample >= 0
-        return Information(
-            with_image[:, counted],
-            without[:, counted],
-            sample[counted],
-            number[counted],
-            -trained.mean(dim=1),
-            (labels[:, 1:] >= 0).sum(),
-            _EXACT if dtype == torch.float32 else TOLERANCE,
-        )
+    if layout is None or not len(at):
+        return problem or None
+    sample, number = (one[here] for one in _numbered(labels, layout))
+    counted = sample >= 0
+    return Information(
+        with_image[:, counted],
+        without[:, counted],
+        sample[counted],
+        number[counted],
+        -trained.mean(dim=1),
+        (labels[:, 1:] >= 0).sum(),
+        _EXACT if dtype == torch.float32 else TOLERANCE,
+    )
 
 
 def _log_probs(
     head: nn.Module, maps: list[Callable[[Tensor], Tensor]], hidden: Tensor, at: Tensor, wanted: Tensor
 ) -> tuple[Tensor, torch.dtype]:
     """Return log p (K, n) float32 of tokens ``wanted`` (n,) after positions ``at`` (n, 2), and the logits' dtype."""
-    rows = hidden.detach()[at[:, 0], at[:, 1]]
-    logits = head(rows)  # (n, V)
+    logits = head(hidden.detach()[at[:, 0], at[:, 1]])  # (n, V)
     parts = [
         torch.stack([-cross_entropy(change(chunk).float(), ids, reduction="none") for change in maps])
         for chunk, ids in zip(logits.split(_CHUNK), wanted.split(_CHUNK), strict=True)

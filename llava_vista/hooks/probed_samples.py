@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from .. import __version__
 from ..attach.observation import Observation, Observer
 from ..config import VistaConfig
 from ..errors import ProbeError
 from ..layout import SequenceLayout, Span
 from ..objective import AlignmentHead, Text
 from .image_information import Information, measure, output_head, slope_sums
+from .run_record import versions
 
 #: Last position of each bin; a position is the number of a token in its sample, from 1.
 BIN_ENDS = tuple(2**power for power in range(16))
@@ -49,8 +54,8 @@ class SampleProbe:
         model: in evaluation mode.
         config: of the estimator that margin and own first are measured with.
 
-    Raises:
-        VistaError: the model is not known, or has no logits to measure.
+    Attributes:
+        left_out: the number of samples without an image or supervised text.
     """
 
     def __init__(self, model: nn.Module, config: VistaConfig) -> None:
@@ -58,7 +63,6 @@ class SampleProbe:
         self.observer = Observer(model, self)
         self._logits = output_head(self.observer.inner)
         self._passes: list[_Pass] = []
-        #: Samples without an image or supervised text.
         self.left_out = 0
 
     def decoder_called(self, observation: Observation) -> None:
@@ -86,49 +90,39 @@ class SampleProbe:
 
         Args:
             loss: the host's own cross-entropy of these passes; a tuple begins with it.
-
-        Raises:
-            ProbeError: the logits that were measured are not the host's.
         """
         passes, self._passes = self._passes, []
         if not passes:
             return []
         way = _way_of_the_host(loss[0] if isinstance(loss, tuple) else loss, [one.information for one in passes])
-        text = Text.joined([one.text for one in passes])
-        own = self._head.compare(torch.cat([one.anchors for one in passes]), text)
-        margins, firsts, chances, compared = (values.tolist() for values in own)
-        samples, start = [], 0
+        own = self._head.compare(torch.cat([one.anchors for one in passes]), Text.joined([one.text for one in passes]))
+        compared = enumerate(zip(*(values.tolist() for values in own), strict=True))
+        samples = []
         for one in passes:
-            information, size = one.information, len(one.alignment)
-            every, of, number = information.nats[way], information.sample, information.number
-            slopes = torch.stack(slope_sums(every, of, number, size), dim=1).tolist()
-            for at, alignment in enumerate(one.alignment):
-                nats, sample = every[of == at], start + at
-                if not len(nats):
+            nats, of, number = one.information.nats[way], one.information.sample, one.information.number
+            slopes = zip(*(sums.tolist() for sums in slope_sums(nats, of, number, len(one.alignment))), strict=True)
+            for at, (alignment, (xy, xx)) in enumerate(zip(one.alignment, slopes, strict=True)):
+                sample, (margin, first, chance, is_compared) = next(compared)
+                mine = of == at
+                if not bool(mine.any()):
                     self.left_out += 1
                     continue
-                (sums,), tokens = binned(nats[None], number[of == at])
-                xy, xx = slopes[at]
+                (sums,), tokens = binned(nats[mine][None], number[mine])
                 record = {**alignment, "nats": sums, "tokens": tokens, "slope_xy": xy, "slope_xx": xx}
-                for key, values in (("margin", margins), ("own_first", firsts), ("chance", chances)):
-                    record[key] = values[sample] if compared[sample] > 0 else None
-                samples.append(ProbedSample(nats, sample, record))
-            start += size
+                for key, value in (("margin", margin), ("own_first", first), ("chance", chance)):
+                    record[key] = value if is_compared else None
+                samples.append(ProbedSample(nats[mine], sample, record))
         return samples
 
 
 def _way_of_the_host(loss: Tensor, passes: list[Information]) -> int:
-    """Return which of the K ways to make logits gives the host's own loss.
-
-    Raises:
-        ProbeError: none does.
-    """
+    """Return which of the K ways to make logits gives the host's own loss, or raise ProbeError where none does."""
     counts = torch.stack([one.supervised for one in passes])
     means = (torch.stack([one.cross_entropy for one in passes], dim=1) * counts).sum(dim=1) / counts.sum()  # (K,)
-    found, tolerance = loss.detach().double().mean().to(means.device), max(one.tolerance for one in passes)
     if not bool(torch.isfinite(means).all()):
         raise ProbeError("the model's logits are NaN or infinite. Load it in float32; if they stay so, its weights are "
                          "broken.")  # fmt: skip
+    found, tolerance = loss.detach().double().mean().to(means.device), max(one.tolerance for one in passes)
     off = (found - means).abs()
     way = int(off.argmin())
     if bool(off[way] > tolerance * means[way].abs()):
@@ -148,11 +142,9 @@ def token_alignment(embeds: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
 
 def _alignments(embeds: Tensor, anchors: Tensor, layout: SequenceLayout, known: Tensor) -> list[dict[str, Any]]:
     """Return of each sample: a mark of its text, and its alignment by position of the text token."""
-    rows, length = layout.shape
+    spans = layout.spans or [Span(row, 0, layout.shape[1]) for row in range(layout.shape[0])]
     found = []
-    for (row, start, stop), anchor in zip(
-        layout.spans or [Span(row, 0, length) for row in range(rows)], anchors, strict=True
-    ):
+    for (row, start, stop), anchor in zip(spans, anchors, strict=True):
         at = layout.text[row, start:stop]
         ids = known[row, start:stop][at.to(known.device)].tolist()
         both = torch.stack(token_alignment(embeds[row, start:stop][at.to(embeds.device)], anchor))
@@ -170,21 +162,30 @@ def binned(values: Tensor, number: Tensor) -> tuple[list[list[float]], list[int]
     return sums.index_add(1, at, values.double().cpu()).tolist(), tokens.tolist()
 
 
-def sample_means(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over the records of samples, and what positions are."""
+def make_record(model: Any, config: VistaConfig, samples: list[dict[str, Any]], /, **more: Any) -> dict[str, Any]:
+    """Return what ``probe.json`` holds of a model: how it was measured, and its samples with their means."""
     tokens = sum(sum(sample["tokens"]) for sample in samples)
     xy, xx = (sum(sample[key] for sample in samples) for key in ("slope_xy", "slope_xx"))
     compared = [sample for sample in samples if sample["margin"] is not None]
-    means = {
-        key: sum(sample[key] for sample in compared) / len(compared) if compared else None
-        for key in ("margin", "own_first", "chance")
-    }
+    keys = ("margin", "own_first", "chance")
     return {
+        "llava_vista": __version__,
+        "versions": versions(),
+        "class": type(model).__name__,
+        "options": config.to_dict(),
+        **more,
         "position": "number of the supervised (or text) token in its sample, from 1; a bin ends with `bin_ends`",
         "bin_ends": BIN_ENDS,
         "information": sum(sum(sample["nats"]) for sample in samples) / tokens,
         "slope": xy / xx if xx else None,
         "tokens": tokens,
-        **means,
+        **{key: fmean(sample[key] for sample in compared) if compared else None for key in keys},
         "samples": samples,
     }
+
+
+def write_json(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    """Write a file into the folder, which is made, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return folder / name

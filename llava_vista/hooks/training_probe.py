@@ -17,7 +17,7 @@ from ..errors import ProbeError
 from ..logging import warn_once
 from ..objective.text_sums import wide
 from .accumulation import LossScale, divided_means
-from .image_information import Information, logit_maps, measure, output_head, random_state, slope_sums
+from .image_information import Information, logit_maps, measure, output_head, slope_sums
 
 _SUMS = ("nats", "tokens", "xy", "xx", "compared", "equal", "off")
 
@@ -30,23 +30,18 @@ class TrainingProbe:
 
     Nothing is logged before the logits that the probe makes have given the host's own cross-entropy: a host may change
     them on the way, and where its configuration does not say how, one warning says that they cannot be measured.
-
-    Args:
-        trainer: the host's.
-        handle: on its model.
-        scale: of its loss.
-        every: N.
     """
 
     def __init__(self, trainer: Any, handle: Handle, scale: LossScale, every: int) -> None:
         self._trainer, self._observer, self._scale, self._every = trainer, handle.observer, scale, every
+        self._device = handle.device
         self._is_armed = False
         self._step: int | None = None
-        self._before: tuple[Tensor, ...] | None = None
+        #: the random states before the pass, and whether one changes them: whether it has dropout
+        self._before: list[Tensor] = []
         self._has_dropout: bool | None = None
         self._found: Information | None = None
         self._sums: Tensor | None = None
-        self._device = handle.device
         self._head: nn.Module | None = None
         try:
             self._head = output_head(handle.inner)
@@ -63,7 +58,7 @@ class TrainingProbe:
         """Remove everything from the trainer and the model."""
         self._replacement.undo()
         self._remove_listener()
-        self._found = self._before = None
+        self._found, self._before = None, []
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
@@ -76,7 +71,7 @@ class TrainingProbe:
             try:
                 result = original(*args, **kwargs)
             finally:
-                self._is_armed, self._before = False, None
+                self._is_armed, self._before = False, []
             found, self._found = self._found, None
             if found is not None:
                 loss = result[0] if isinstance(result, tuple) else result
@@ -86,38 +81,33 @@ class TrainingProbe:
 
         return compute_loss
 
-    # --- listener of the decoder passes ---
-
     def decoder_called(self, observation: Observation) -> None:
         self._called()
 
     def decoder_returned(self, observation: Observation) -> None:
         self._returned(observation, torch.is_grad_enabled())
 
+    def _random_states(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else states
+
     def _enter(self) -> None:
         if self._is_armed:
-            self._before = random_state(self._device)
+            self._before = self._random_states()
 
     def _leave(self, observation: Observation, has_gradient: bool) -> None:
         if not self._is_armed or not has_gradient or self._head is None:
             return
         self._is_armed = False  # later passes of this step are not measured
         if self._has_dropout is None:
-            self._has_dropout = self._any_rank(self._before is not None and self._has_moved(self._before))
+            moved = self._before and not all(map(torch.equal, self._before, self._random_states()))
+            # a collective, once, in a pass that every rank measures
+            self._has_dropout = bool(gather_ranks(torch.tensor([float(bool(moved))], device=self._device)).any())
         found = measure(self._observer, self._head, observation, again=self._has_dropout)
         if isinstance(found, str):
             warn_once(f"vista_information leaves out batches that it cannot measure: {found}.")
         elif found is not None:
             self._found = found
-
-    def _has_moved(self, before: tuple[Tensor, ...]) -> bool:
-        return not all(torch.equal(one, other) for one, other in zip(before, random_state(self._device), strict=True))
-
-    def _any_rank(self, flag: bool) -> bool:
-        """Return whether it holds on any rank. A collective, once, in a pass that every rank measures."""
-        return bool(gather_ranks(torch.tensor([float(flag)], device=self._device)).any())
-
-    # --- the averages ---
 
     def _add(self, found: Information, loss: Tensor, num_items: Any) -> None:
         mean, world = found.cross_entropy, self._trainer.args.world_size  # (K,)
@@ -158,12 +148,8 @@ class TrainingProbe:
                 "--vista_probe_steps."
             )
             return {}
-        if not total["tokens"]:
-            return {}
-        record = {
-            "vista_information": total["nats"] / total["tokens"],
-            "vista_information_tokens": int(total["tokens"]),
-        }
+        count = total["tokens"]
+        record = {"vista_information": total["nats"] / count, "vista_information_tokens": int(count)} if count else {}
         if total["xx"]:
             record["vista_information_slope"] = total["xy"] / total["xx"]
         return record

@@ -8,20 +8,17 @@ not have scipy.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-CONFIDENCE = 0.95
+CONFIDENCE, RESAMPLES = 0.95, 1000
 #: (N, ...) numerators and denominators of N samples.
 Parts = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A value with its interval over n samples; NaN where undefined (no sample, or an interval of one sample)."""
 
     value: float
@@ -31,9 +28,8 @@ class Estimate:
 
     def record(self) -> dict[str, Any]:
         """Return plain values for the JSON, which has no NaN: None is "undefined"."""
-        bounds = {name: getattr(self, name) for name in ("value", "low", "high")}
-        return {**{key: x if math.isfinite(x) else None for key, x in bounds.items()}, "n": self.n,
-                "confidence": CONFIDENCE}  # fmt: skip
+        values = {key: value if math.isfinite(value) else None for key, value in self._asdict().items()}
+        return {**values, "confidence": CONFIDENCE}
 
 
 def percentile_interval(resampled: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,13 +51,7 @@ class Bootstrap:
     def ratios(self, *parts: Parts) -> list[Estimate]:
         """Return sum(numerators) / sum(denominators), of one set or of the second set less the first.
 
-        A sample with denominator 0 takes no part.
-
-        Args:
-            parts: (N,) or (N, K) of the same samples: a token mean, or a slope within samples.
-
-        Returns:
-            K estimates; one for (N,).
+        The parts are (N,) or (N, K), of the same samples, for K estimates. A sample with denominator 0 takes no part.
         """
         columns = [tuple(part.double().reshape(len(part), -1) for part in pair) for pair in parts]
 
@@ -73,5 +63,4 @@ class Bootstrap:
         low, high = percentile_interval(value(self.counts))
         n = torch.stack([below != 0 for _, below in columns]).all(dim=0).sum(dim=0)
         low, high = (bound.masked_fill(n < 2, torch.nan) for bound in (low, high))  # one sample has no interval
-        rows: Sequence[Any] = [column.tolist() for column in (values, low, high, n)]
-        return [Estimate(*row) for row in zip(*rows, strict=True)]
+        return list(map(Estimate, values.tolist(), low.tolist(), high.tolist(), n.tolist()))

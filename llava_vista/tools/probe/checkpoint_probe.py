@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ... import __version__
 from ...config import VistaConfig
 from ...errors import ConfigError, ProbeError
-from ...hooks.probed_samples import SampleProbe, sample_means
-from ...hooks.run_record import versions
+from ...hooks.probed_samples import SampleProbe, make_record, write_json
 from ...logging import say
 from ..kit.timm_tower import TimmTower
-from .answer_words import visual_marks, without_end
-from .conversation_samples import Sample, Samples, load_samples, open_image
+from .bootstrap import RESAMPLES
+from .conversation_samples import Sample, Samples, load_samples, open_image, visual_marks, without_end
 from .hosts import LoadOptions, ProbeHost, load_checkpoint
 from .layer_readings import LayerReadings, attention_record
-from .probe_options import RESAMPLES
-from .record_comparison import compare
+from .record_comparison import Record, compare
 from .shared_neighbours import OWN_TOWER, SharedNeighbours
-
-Record = dict[str, Any]
 
 
 def probe_checkpoints(options: Namespace) -> None:
-    """Probe every checkpoint on the same samples. Write ``probe.json`` and what `compare` makes of it.
-
-    Raises:
-        VistaError: naming what cannot be done, before the first checkpoint is loaded where that is possible.
-    """
-    how = _load_options(options)
+    """Probe every checkpoint on the same samples. Write ``probe.json``, and compare the checkpoints."""
+    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: {error}") from error
+    dtype = getattr(torch, options.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    how = LoadOptions(options.base, options.template, device, dtype)
     samples = load_samples(options.data, options.images, options.samples, options.seed)
     for reason, count in samples.passed_over.items():
         say(f"{count} records {reason} are passed over")
@@ -46,21 +41,9 @@ def probe_checkpoints(options: Namespace) -> None:
         say("the data has no answers: every model writes its own (greedy), and is measured on those")
     named = zip(options.checkpoints, options.names, strict=True)
     records = [probe_checkpoint(path, name, samples, options, how) for path, name in named]
-    options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / "probe.json"
-    file.write_text(json.dumps({"records": records}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    file = write_json(options.output, "probe.json", {"records": records})
     compare([(record["name"], record) for record in records], options)
     print(f"Samples  {file}")
-
-
-def _load_options(options: Namespace) -> LoadOptions:
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: {error}") from error
-    default = "float32" if device.type == "cpu" else "bfloat16"
-    return LoadOptions(options.base, options.template, device, getattr(torch, options.dtype or default))
 
 
 def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace, how: LoadOptions) -> Record:
@@ -81,15 +64,20 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
     records: list[Record] = []
     with torch.no_grad():
         for start in tqdm(range(0, len(chosen), options.batch_size), desc=f"probing {name}", unit="batch"):
-            part = _Batch(checkpoint, chosen[start : start + options.batch_size])
-            kept = part.measure(probe, readings)
-            records += [{**record, "rank": 0, "batch": start // options.batch_size} for _, record in kept]
+            part, batch = _encode(checkpoint, chosen[start : start + options.batch_size])
+            kept = probe.take(checkpoint.model(**batch).loss) if part else []
+            for nats, row, record in kept:
+                head = {"name": part[row].name, "rank": 0, "batch": start // options.batch_size}
+                words = _words(part[row], nats.cpu(), batch["labels"][row], checkpoint)
+                records.append({**head, **record, **words})
+                if readings.attention:
+                    records[-1] |= attention_record(readings.attention, readings.layout, row)
             if kept and with_neighbours:
-                rows = [row for row, _ in kept]
-                pictures = [open_image(sample.image) for sample in part.samples] if tower else []
-                features = tower.features(pictures) if tower else checkpoint.tower_features(part.batch)
-                states = [state[rows] for state in readings.states]
-                neighbours.add([part.samples[row].image for row in rows], states, features[rows])
+                rows = [row for _, row, _ in kept]
+                images = [part[row].image for row in rows]
+                pictures = [open_image(image) for image in images] if tower else []
+                features = tower.features(pictures) if tower else checkpoint.tower_features(batch)[rows]
+                neighbours.add(images, [state[rows] for state in readings.states], features)
     readings.remove()
     probe.observer.remove()
     if len(records) < len(chosen):
@@ -100,64 +88,38 @@ def probe_checkpoint(path: Path, name: str, samples: Samples, options: Namespace
             f"{path}: no sample is left to probe ({reasons}). If the answers are missing, the template may not fit the "
             "checkpoint: choose another with --template. If images are, shorten the conversations."
         )
-    return {
-        "name": name,
-        "llava_vista": __version__,
-        "versions": versions(),
-        "model": str(path),
-        "class": type(probe.observer.inner).__name__,
-        "host": checkpoint.name,
-        "adapter": probe.observer.adapter.name,
-        **checkpoint.notes,
-        "dtype": str(how.dtype).removeprefix("torch."),
-        "answers": "the model's own, greedy" if samples.own_answers else "from the data",
-        "passed_over": dict(passed),
-        "options": {**config.to_dict(), "data": str(options.data), "samples": options.samples, "seed": options.seed},
-        **sample_means(records),
-        **({"neighbours": neighbours.record()} if with_neighbours else {}),
-    }
+    more: Record = {"name": name, "model": str(path), "host": checkpoint.name, "adapter": probe.observer.adapter.name}
+    more |= {**checkpoint.notes, "dtype": str(how.dtype).removeprefix("torch."), "passed_over": dict(passed)}
+    more["answers"] = "the model's own, greedy" if samples.own_answers else "from the data"
+    source = {"data": str(options.data), "samples": options.samples, "seed": options.seed}
+    more["options"] = {**config.to_dict(), **source}
+    if with_neighbours:
+        more["neighbours"] = neighbours.record()
+    return make_record(probe.observer.inner, config, records, **more)
 
 
-class _Batch:
-    """Some samples as a batch of the checkpoint, without those that have no answer token."""
+def _encode(checkpoint: ProbeHost, samples: Sequence[Sample]) -> tuple[list[Sample], dict[str, Any]]:
+    """Return the samples that have an answer token, and their batch."""
+    kept, encoded = [], []
+    for sample in samples:
+        item = checkpoint.encode(sample.turns, open_image(sample.image))
+        if sample.turns[-1].cut:
+            item["labels"] = without_end(item["labels"], checkpoint.decode)
+        if bool((item["labels"] >= 0).any()):
+            kept.append(sample)
+            encoded.append(item)
+    return kept, checkpoint.collate(encoded) if encoded else {}
 
-    def __init__(self, checkpoint: ProbeHost, samples: Sequence[Sample]) -> None:
-        self._checkpoint = checkpoint
-        self.samples: list[Sample] = []
-        encoded = []
-        for sample in samples:
-            item = checkpoint.encode(sample.turns, open_image(sample.image))
-            if sample.turns[-1].cut:
-                item["labels"] = without_end(item["labels"], checkpoint.decode)
-            if bool((item["labels"] >= 0).any()):
-                self.samples.append(sample)
-                encoded.append(item)
-        self.batch: dict[str, Any] = checkpoint.collate(encoded) if encoded else {}
 
-    def measure(self, probe: SampleProbe, readings: LayerReadings) -> list[tuple[int, Record]]:
-        """Run the batch; return row and record of each sample that could be measured."""
-        if not self.batch:
-            return []
-        kept = probe.take(self._checkpoint.model(**self.batch).loss)
-        records = []
-        for nats, row, record in kept:
-            sample = self.samples[row]
-            more = self._words(sample, nats.cpu(), self.batch["labels"][row])
-            if readings.attention:
-                more |= attention_record(readings.attention, readings.layout, row)
-            records.append((row, {"name": sample.name, **record, **more}))
-        return records
-
-    def _words(self, sample: Sample, nats: Tensor, labels: Tensor) -> Record:
-        """Return the sums over words marked as visual and over the others, if the sample has marks."""
-        if not any(turn.visual for turn in sample.turns):
-            return {}
-        marks = torch.tensor(visual_marks(labels, sample.turns, self._checkpoint.decode)[: len(nats)])
-        return {
-            f"{name}_{what}": float((nats.double() if what == "nats" else torch.ones_like(nats))[chosen].sum())
-            for name, chosen in (("visual", marks), ("other", ~marks))
-            for what in ("nats", "tokens")
-        }
+def _words(sample: Sample, nats: Tensor, labels: Tensor, checkpoint: ProbeHost) -> Record:
+    """Return the sums over words marked as visual and over the others, if the sample has marks."""
+    sums: Record = {}
+    if any(turn.visual for turn in sample.turns):
+        marks = torch.tensor(visual_marks(labels, sample.turns, checkpoint.decode)[: len(nats)])
+        for what, chosen in (("visual", marks), ("other", ~marks)):
+            sums[f"{what}_nats"] = float(nats.double()[chosen].sum())
+            sums[f"{what}_tokens"] = float(chosen.sum())
+    return sums
 
 
 def _answered(
@@ -168,8 +130,8 @@ def _answered(
         image, turns = open_image(sample.image), list(sample.turns)
         for number, turn in enumerate(turns):
             text, cut = checkpoint.answer(turns[: number + 1], image, max_new_tokens)
-            turns[number] = replace(turn, answer=text, cut=cut)
+            turns[number] = turn._replace(answer=text, cut=cut)
         if all(turn.answer for turn in turns):
-            yield replace(sample, turns=tuple(turns))
+            yield sample._replace(turns=tuple(turns))
         else:
             passed["with an empty answer of the model's own"] += 1

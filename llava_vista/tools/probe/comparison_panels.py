@@ -2,142 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
+
+import numpy
 
 from ..kit.plots import add_legend, curve_style, new_figure, save
 
 #: A curve is drawn where at least this share of the samples reaches; the JSON has all of it.
 REACHED = 0.1
 _COLUMNS = 3
+_XLABELS = {
+    "": "",
+    "position": "token, bins up to (band: 95%)",
+    "layer": "decoder layer",
+    "depth": "after decoder layer (0: its input)",
+}
 Result = dict[str, Any]
-#: Reads a panel's estimates from a record of ``comparison.json``; nothing where it has none.
-Read = Callable[[dict[str, Any]], Any]
-
-
-def _curve(key: str) -> Read:
-    return lambda item: item.get("curves", {}).get(key)
-
-
-def _one(key: str) -> Read:
-    return lambda item: [item[key]] if key in item else None
-
-
-def _by_depth(item: dict[str, Any]) -> Any:
-    return (item.get("neighbours") or {}).get("by_depth")
+#: x, and the estimate there
+Point = tuple[int, dict[str, Any]]
 
 
 class Panel(NamedTuple):
-    """One panel.
+    """One panel. It is left out where no record has estimates of it.
 
-    draw: given the axis, the result and ``read``.
-    read: returns the estimates that are drawn of a record. A panel is left out where no record has any.
+    along: its x: "position", "layer" or "depth"; "" for one value of each record.
     """
 
     name: str
     title: str
     ylabel: str
-    draw: Callable[[Any, Result, Read], None]
-    read: Read
-
-
-def _bounds(estimates: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Return values, lower and upper bounds; a bound that is undefined is the value."""
-    rows = [[one["value"] if one[key] is None else one[key] for key in ("value", "low", "high")] for one in estimates]
-    # Percentile bounds need not enclose the value where they are close to it.
-    return [[row[0] for row in rows], [min(row[:2]) for row in rows], [max(row[0], row[2]) for row in rows]]
-
-
-def _draw_lines(axis: Any, result: Result, read: Read, xs: Callable[[dict[str, Any]], Sequence[int]]) -> list[int]:
-    """Draw a line with its band for each record, where enough samples reach; return the x that were drawn."""
-    drawn: set[int] = set()
-    for index, item in enumerate(result["records"]):
-        estimates = read(item) or []
-        most = max((one["n"] for one in estimates), default=0)
-        points = [(x, one) for x, one in zip(xs(item), estimates, strict=False)
-                  if one["value"] is not None and one["n"] >= max(min(2, most), REACHED * most)]  # fmt: skip
-        if points:
-            x, (value, low, high) = [point[0] for point in points], _bounds([point[1] for point in points])
-            style = curve_style(index, marker=True)
-            axis.plot(x, value, label=item["name"], markersize=4.5, **style)
-            axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
-            drawn |= set(x)
-    return sorted(drawn)
-
-
-def _draw_by_position(axis: Any, result: Result, read: Read) -> None:
-    ends = _draw_lines(axis, result, read, lambda item: result["bin_ends"])
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ends, [str(end) for end in ends])
-    axis.set_xlabel("token, bins up to (band: 95%)")
-
-
-def _draw_by_layer(axis: Any, result: Result, read: Read) -> None:
-    axis.set_xticks(_draw_lines(axis, result, read, lambda item: range(1, 1 + len(read(item) or []))))
-    axis.set(xlabel="decoder layer", ylim=(0, None))
-
-
-def _draw_by_depth(axis: Any, result: Result, read: Read) -> None:
-    axis.set_xticks(_draw_lines(axis, result, read, lambda item: item["neighbours"]["depth"] if read(item) else ()))
-    part = next(item["neighbours"] for item in result["records"] if read(item))
-    bounds = [[point["null"][bound] for point in part["by_depth"]] for bound in ("low", "high")]
-    axis.fill_between(part["depth"], *bounds, color="0.5", alpha=0.35, hatch="////", label="by chance, 95%")
-    axis.set(xlabel="after decoder layer (0: its input)", ylim=(0, None))
-
-
-def _draw_values(axis: Any, result: Result, read: Read) -> None:
-    for index, item in enumerate(result["records"]):
-        estimates = [one for one in read(item) or () if one["value"] is not None]
-        if estimates:
-            (value,), (low,), (high,) = _bounds(estimates)
-            style = {**curve_style(index, marker=True), "linestyle": "none"}
-            axis.errorbar(
-                [index], [value], yerr=[[value - low], [high - value]], capsize=4, label=item["name"], **style
-            )
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xticks([])
-
-
-def _draw_own_first(axis: Any, result: Result, read: Read) -> None:
-    _draw_values(axis, result, read)
-    chances = [item["chance"]["value"] for item in result["records"] if item["chance"]["value"] is not None]
-    if chances:
-        axis.axhline(sum(chances) / len(chances), color="black", linewidth=0.8, linestyle=":")
+    key: str
+    along: str = ""
 
 
 _NATS, _TARGET = "nats per token", "VISTA's training target, not evidence"
 PANELS = (
-    Panel("information", "Information of the image", _NATS, _draw_by_position, _curve("information")),
-    Panel("difference", "The same less the first, paired", _NATS, _draw_by_position,
-          lambda item: _curve("information")(item.get("difference") or {})),
-    Panel("margin", "Margin of the own text", "I(own) - mean I(others)", _draw_values, _one("margin")),
-    Panel("own-first", "Own text ranked first (dotted: chance)", "share", _draw_own_first, _one("own_first")),
-    Panel("attention", "Attention on the image", "share", _draw_by_position, _curve("attention")),
-    Panel("attention-by-layer", "The same by layer", "share", _draw_by_layer, _curve("attention_by_layer")),
-    Panel("neighbours", "Neighbours shared with the vision tower", "share", _draw_by_depth, _by_depth),
-    Panel("cosine", f"Text and image state\n({_TARGET})", "cosine", _draw_by_position, _curve("cosine")),
-)  # fmt: skip
+    Panel("information", "Information of the image", _NATS, "information", "position"),
+    Panel("difference", "The same less the first, paired", _NATS, "information", "position"),
+    Panel("margin", "Margin of the own text", "I(own) - mean I(others)", "margin"),
+    Panel("own-first", "Own text ranked first (dotted: chance)", "share", "own_first"),
+    Panel("attention", "Attention on the image", "share", "attention", "position"),
+    Panel("attention-by-layer", "The same by layer", "share", "attention_by_layer", "layer"),
+    Panel("neighbours", "Neighbours shared with the vision tower", "share", "by_depth", "depth"),
+    Panel("cosine", f"Text and image state\n({_TARGET})", "cosine", "cosine", "position"),
+)
+
+
+def _points(panel: Panel, result: Result, index: int) -> list[Point]:
+    """Return the points of the record with this number; nothing where it has none."""
+    item = result["records"][index]
+    if panel.name == "difference":
+        item = item.get("difference") or {}
+    if not panel.along:
+        return [(index, item[panel.key])] if panel.key in item else []
+    source = (item.get("neighbours") if panel.along == "depth" else item.get("curves")) or {}
+    estimates = source.get(panel.key) or []
+    xs = {"position": result["bin_ends"], "layer": range(1, len(estimates) + 1), "depth": range(len(estimates))}
+    return list(zip(xs[panel.along], estimates, strict=False))
+
+
+def _draw(axis: Any, panel: Panel, result: Result, curves: Sequence[list[Point]]) -> None:
+    """Draw each record's points with their intervals, and what they are to be compared with: zero, or chance."""
+    ticks: set[int] = set()
+    for index, points in enumerate(curves):
+        most = max((one["n"] for _, one in points), default=0)
+        enough = max(min(2, most), REACHED * most)
+        points = [(x, one) for x, one in points if one["value"] is not None and one["n"] >= enough]
+        if not points:
+            continue
+        x = [at for at, _ in points]
+        bounds = [[one[key] for key in ("value", "low", "high")] for _, one in points]
+        value, low, high = numpy.array(bounds, dtype=float).T
+        # Bounds may be undefined, and percentiles need not enclose a value that is close to them.
+        low, high = numpy.fmin(low, value), numpy.fmax(high, value)
+        style = {"label": result["records"][index]["name"], **curve_style(index, marker=True)}
+        if panel.along:
+            axis.plot(x, value, markersize=4.5, **style)
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            ticks |= set(x)
+        else:
+            around = numpy.stack([value - low, high - value])
+            axis.errorbar(x, value, yerr=around, capsize=4, **{**style, "linestyle": "none"})
+    axis.set(title=panel.title, ylabel=panel.ylabel, xlabel=_XLABELS[panel.along])
+    if panel.along == "position":
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(ticks), list(map(str, sorted(ticks))))
+    if panel.along == "depth":
+        null = [one["null"] for _, one in next(filter(None, curves))]
+        low, high = ([one[bound] for one in null] for bound in ("low", "high"))
+        axis.fill_between(range(len(null)), low, high, color="0.5", alpha=0.35, hatch="////", label="by chance, 95%")
+    if panel.along in ("layer", "depth"):
+        axis.set_ylim(0, None)
+    else:
+        axis.axhline(0, color="black", linewidth=0.8)
+    chances = [item["chance"]["value"] for item in result["records"] if panel.key == "own_first" and "chance" in item]
+    if known := [chance for chance in chances if chance is not None]:
+        axis.axhline(fmean(known), color="black", linewidth=0.8, linestyle=":")
 
 
 def draw_comparison(result: Result, folder: Path) -> list[Path]:
-    """Draw all panels into one figure and each into its own, as PNG and PDF; return the files.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    present = [panel for panel in PANELS if any(panel.read(item) for item in result["records"])]
+    """Draw all panels into one figure and each into its own, as PNG and PDF; return the files."""
+    records = range(len(result["records"]))
+    everything = [(panel, [_points(panel, result, index) for index in records]) for panel in PANELS]
+    present = [(panel, curves) for panel, curves in everything if any(curves)]
     written: list[Path] = []
-    for name, panels in (("", present), *((f"-{panel.name}", [panel]) for panel in present)):
+    for name, panels in (("", present), *((f"-{one[0].name}", [one]) for one in present)):
         files = [folder / f"probe{name}.{kind}" for kind in ("png", "pdf")]
         columns = min(_COLUMNS, len(panels))
         rows = -(-len(panels) // columns)
         with new_figure(4.7 * columns, 3.9 * rows) as figure:
             axes = figure.subplots(rows, columns, squeeze=False).flatten()
-            for axis, panel in zip(axes, panels, strict=False):
-                axis.set(title=panel.title, ylabel=panel.ylabel)
-                panel.draw(axis, result, panel.read)
+            for axis, (panel, curves) in zip(axes, panels, strict=False):
+                _draw(axis, panel, result, curves)
             for axis in axes[len(panels) :]:
                 axis.axis("off")
             add_legend(figure, axes)

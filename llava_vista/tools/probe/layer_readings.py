@@ -26,58 +26,49 @@ class LayerReadings:
         states: per layer boundary, the decoder's input first: mean over the image positions (B, d), float32.
 
     Args:
-        observer: of a model in evaluation mode.
-        attention: read attention; the model must have eager attention.
-        states: read states.
-
-    Raises:
-        UnsupportedModelError: the decoder has no list of layers.
+        observer: of a model in evaluation mode, for ``attention`` with eager attention.
     """
 
     def __init__(self, observer: Observer, *, attention: bool, states: bool) -> None:
         self.attention: list[Tensor] = []
         self.states: list[Tensor] = []
-        self._reads_attention, self._reads_states = attention, states
-        self._is_armed = self._is_reading = False
         self.layout: Any = None
+        self._reads_states = states
         self._undo = ExitStack()
         self._undo.callback(observer.add_listener(self))
-        if attention or states:
-            hook = observer.decoder.register_forward_pre_hook(self._before, with_kwargs=True)  # behind the observer's
-            self._undo.enter_context(hook)
-            for layer in decoder_layers(observer.decoder):
+        layers = list(_layers_of(observer.decoder)) if attention or states else []
+        self._depth = len(layers)
+        if attention:  # behind the observer's hook
+            self._undo.enter_context(observer.decoder.register_forward_pre_hook(self._ask, with_kwargs=True))
+        for layer in layers:
+            if states:
                 self._undo.enter_context(layer.register_forward_hook(self._keep_mean))
-                if attention:
-                    self._undo.enter_context(_attention_in(layer).register_forward_hook(self._reduce_attention))
+            if attention:
+                self._undo.enter_context(_attention_in(layer).register_forward_hook(self._reduce_attention))
 
     def remove(self) -> None:
         """Remove everything from the model."""
         self._undo.close()
 
     def decoder_called(self, observation: Observation) -> None:
-        self.layout = observation.layout
-        self._is_armed = observation.layout is not None
+        self.layout, self.attention, self.states = observation.layout, [], []
+        if self._reads_states:
+            self._keep_mean(None, (), observation.inputs_embeds)
 
     def decoder_returned(self, observation: Observation) -> None:
-        """Do nothing: a pass that another listener adds is not armed."""
+        """Do nothing: all layers were read. A pass that another listener adds now is not."""
 
-    def _before(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self._is_reading, self._is_armed = self._is_armed, False
-        if self._is_reading:
-            self.attention, self.states = [], []
-            self._keep_mean(module, args, kwargs.get("inputs_embeds", args[0] if args else None))
-        return args, {**kwargs, "output_attentions": True} if self._is_reading and self._reads_attention else kwargs
+    def _ask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs if self.attention else {**kwargs, "output_attentions": True}
 
-    def _keep_mean(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._is_reading and self._reads_states:
+    def _keep_mean(self, module: nn.Module | None, args: Any, output: Any) -> None:
+        if self.layout is not None and len(self.states) <= self._depth:
             hidden = output[0] if isinstance(output, tuple) else output  # (B, L, d)
             pairs = zip(hidden, self.layout.image.to(hidden.device), strict=True)
             self.states.append(torch.stack([rows[at].float().mean(dim=0) for rows, at in pairs]))
 
-    def _reduce_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self._is_reading:
+    def _reduce_attention(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.layout is None or len(self.attention) == self._depth:
             return output
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if not isinstance(weights, Tensor) or weights.ndim != 4:
@@ -96,24 +87,22 @@ def attention_record(attention: list[Tensor], layout: SequenceLayout, row: int) 
     Text before the image cannot attend to it and is left out.
     """
     text, image = layout.text[row], layout.image[row]
-    number = text.cumsum(dim=0)
     at = text & (image.cumsum(dim=0) > 0)
     mass = torch.stack([layer[row][at.to(layer.device)].cpu() for layer in attention])  # (layers, m)
-    (sums,), counts = binned(mass.mean(dim=0)[None], number[at].cpu())
+    (sums,), counts = binned(mass.mean(dim=0)[None], text.cumsum(dim=0)[at].cpu())
     layers = mass.mean(dim=1).tolist() if mass.shape[1] else None
     return {"attention_by_layer": layers, "attention": sums, "attending": counts, "image_tokens": int(image.sum())}
 
 
-def decoder_layers(decoder: nn.Module) -> list[nn.Module]:
-    """Return the decoder's layers, in order, or raise UnsupportedModelError when it has no list of them."""
-    stacks = [list(child) for child in decoder.children() if isinstance(child, nn.ModuleList)]
+def _layers_of(decoder: nn.Module) -> nn.ModuleList:
+    stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     if not stacks:
         raise UnsupportedModelError(f"{type(decoder).__name__} has no list of layers: use --measures information.")
     return max(stacks, key=len)
 
 
 def _attention_in(layer: nn.Module) -> nn.Module:
-    found = next((module for module in layer.modules() if type(module).__name__.endswith("Attention")), None)
-    if found is None:
-        raise UnsupportedModelError(f"{type(layer).__name__} has no module named ...Attention: leave out that measure.")
-    return found
+    for module in layer.modules():
+        if type(module).__name__.endswith("Attention"):
+            return module
+    raise UnsupportedModelError(f"{type(layer).__name__} has no module named ...Attention: leave out that measure.")

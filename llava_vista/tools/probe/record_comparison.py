@@ -1,32 +1,31 @@
-"""Records of samples, side by side and sample by sample: tables, figures, ``comparison.json``.
+"""Records of samples, compared with the first of them: table, figures, ``comparison.json``.
 
 A record is what the host's own script writes (`llava_vista.hooks.host_probe`), or what `checkpoint_probe` makes of a
-checkpoint: the same values of each sample. Records of the same samples are paired: a difference is resampled over the
-samples that both have, so that what differs between samples does not count. The first record is what the others are
-compared with.
+checkpoint. Records of the same samples are paired: a difference is resampled over the samples that both have, so that
+what differs between samples does not count.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, ProbeError
+from ...errors import ProbeError
+from ...hooks.probed_samples import write_json
 from ...logging import say
 from ..kit.json_files import BadFile, read_object
 from ..kit.rendering import to_text
 from ..kit.report import Line, Report, Table
-from .bootstrap import Bootstrap, Parts
+from .bootstrap import RESAMPLES, Bootstrap, Parts
 from .comparison_panels import draw_comparison
-from .probe_options import RESAMPLES, short_names
 
 _NEEDED = ("samples", "bin_ends", "options")
 Record = dict[str, Any]
@@ -35,7 +34,7 @@ Record = dict[str, Any]
 class Measure(NamedTuple):
     """A ratio over samples.
 
-    title: in the table; none, no row.
+    title: in the table; "" for no row.
     above, below: the keys of a sample that are summed up and divided; no ``below``: the mean over samples.
     is_curve: the keys hold values by bin of positions, or by layer, which have estimates of their own.
     """
@@ -65,22 +64,16 @@ MEASURES = {
 
 
 def compare_files(options: Namespace) -> None:
-    """Compare records from files.
-
-    Raises:
-        ConfigError: names do not fit the files, or files and folders are mixed.
-        ProbeError: a file is no record of the probe.
-    """
-    names = tuple(options.names or short_names(options.checkpoints))
-    if len(set(names)) != len(options.checkpoints) or any(path.suffix != ".json" for path in options.checkpoints):
-        raise ConfigError("records (.json) cannot be mixed with checkpoints, and each needs a name of its own.")
-    found = [(name, _read(path)) for name, path in zip(names, options.checkpoints, strict=True)]
-    compare([(name if len(records) == 1 else f"{name}/{record['name']}", record)
-             for name, records in found for record in records], options)  # fmt: skip
+    """Compare records from files, or raise ProbeError where one is no record of the probe."""
+    records = []
+    for name, path in zip(options.names, options.checkpoints, strict=True):
+        found = read_records(path)
+        records += [(name if len(found) == 1 else f"{name}/{record['name']}", record) for record in found]
+    compare(records, options)
 
 
-def _read(path: Path) -> list[Record]:
-    """Return the records of a file: one of a host's script, or those of several checkpoints."""
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a file, one of a host's script or those of checkpoints; ProbeError if it has none."""
     try:
         content = read_object(path)
     except BadFile as error:
@@ -96,49 +89,43 @@ def _read(path: Path) -> list[Record]:
 
 
 def compare(records: Sequence[tuple[str, Record]], options: Namespace) -> None:
-    """Write ``comparison.json`` and, with matplotlib, the figures; print the table.
-
-    Raises:
-        ProbeError: they were measured differently.
-    """
+    """Write ``comparison.json`` and, with matplotlib, the figures; print the table."""
     first_name, first = records[0]
     if len({(tuple(record["bin_ends"]), record["options"].get("method")) for _, record in records}) > 1:
         raise ProbeError("these records were measured with different estimators or bins. Measure them alike.")
-    items = [_describe(name, record, options.seed) for name, record in records]
-    for item, (_, record) in zip(items[1:], records[1:], strict=True):
-        item["difference"] = _paired(first, record, options.seed)
+    items = []
+    for name, record in records:
+        kept = {key: value for key, value in record.items() if key not in (*_NEEDED, *MEASURES)}
+        samples = record["samples"]
+        items.append({**kept, "name": name, "samples": len(samples), **_estimates(options.seed, samples)})
+        if len(items) > 1:
+            items[-1]["difference"] = _paired(first, record, options.seed)
     result = {"bin_ends": first["bin_ends"], "compared_with": first_name, "records": items}
-    options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / "comparison.json"
-    file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    file = write_json(options.output, "comparison.json", result)
     print(f"{_table(result)}\n\nNumbers  {file}")
     if importlib.util.find_spec("matplotlib") is None:
         say("matplotlib is not installed: no figure. For the figure: pip install 'llava-vista[plots]'")
-        return
-    print(f"Figures  {', '.join(map(str, draw_comparison(result, options.output)))}")
+    else:
+        print(f"Figures  {', '.join(map(str, draw_comparison(result, options.output)))}")
 
 
-def _keys(record: Record) -> list[tuple[Any, ...]]:
-    """Return what names each sample in another record of the same data, and which of equal ones it is.
+def _by_key(samples: Sequence[Record]) -> dict[Any, Record]:
+    """Return the samples by what names them in another record of the same data, and which of equal ones they are.
 
-    Its name in the data, where that is known; else its rank, batch and text.
+    That is the name in the data, where it is known; else rank, batch and text.
     """
     seen: Counter[Any] = Counter()
-    keys = []
-    for sample in record["samples"]:
+    found = {}
+    for sample in samples:
         key = sample.get("name") or (sample["rank"], sample["batch"], sample["text"])
-        keys.append((key, seen[key]))
+        found[key, seen[key]] = sample
         seen[key] += 1
-    return keys
+    return found
 
 
 def _column(samples: Sequence[Record], key: str) -> Tensor:
     """Return (N, K) float64, NaN where a sample has no value."""
-    rows = []
-    for sample in samples:
-        value = sample.get(key)
-        values = value if isinstance(value, list) else [value]
-        rows.append(torch.tensor([torch.nan if one is None else one for one in values], dtype=torch.float64))
+    rows = [torch.from_numpy(numpy.array(sample.get(key), dtype=float, ndmin=1)) for sample in samples]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
@@ -163,31 +150,27 @@ def _estimates(seed: int, *sides: Sequence[Record]) -> dict[str, Any]:
     return {**found, "curves": curves}
 
 
-def _describe(name: str, record: Record, seed: int) -> dict[str, Any]:
-    kept = {key: value for key, value in record.items() if key not in (*_NEEDED, "name", *MEASURES)}
-    return {**kept, "name": name, "samples": len(record["samples"]), **_estimates(seed, record["samples"])}
-
-
 def _paired(first: Record, other: Record, seed: int) -> dict[str, Any] | None:
     """Return other less first over the samples that both have; None where they share fewer than two."""
-    known = dict(zip(_keys(first), first["samples"], strict=True))
-    pairs = [(known[key], sample) for key, sample in zip(_keys(other), other["samples"], strict=True) if key in known]
-    if len(pairs) < 2:
+    sides = [_by_key(record["samples"]) for record in (first, other)]
+    shared = [key for key in sides[1] if key in sides[0]]
+    if len(shared) < 2:
         return None
-    return {"samples": len(pairs), **_estimates(seed, *([pair[side] for pair in pairs] for side in (0, 1)))}
+    return {"samples": len(shared), **_estimates(seed, *([side[key] for key in shared] for side in sides))}
 
 
 def interval(estimate: dict[str, Any] | None, digits: int = 3, factor: float = 1.0) -> str:
     """Return "0.123 [0.100, 0.150]", or "-" where it is undefined."""
     if estimate is None or estimate["value"] is None:
         return "-"
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    text = f"{value * factor:.{digits}f}"
-    return text if low is None or high is None else f"{text} [{low * factor:.{digits}f}, {high * factor:.{digits}f}]"
+    bounds = [estimate[name] for name in ("value", "low", "high") if estimate[name] is not None]
+    value, *around = (f"{bound * factor:.{digits}f}" for bound in bounds)
+    return f"{value} [{', '.join(around)}]" if len(around) == 2 else value
 
 
 def _table(result: dict[str, Any]) -> str:
     items = result["records"]
+    differences = [item.get("difference") or {} for item in items]
     rows: list[tuple[str, ...]] = [("samples", *(str(item["samples"]) for item in items))]
 
     def add(title: str, estimates: Sequence[dict[str, Any] | None], digits: int = 3, factor: float = 1) -> None:
@@ -201,11 +184,11 @@ def _table(result: dict[str, Any]) -> str:
     add("neighbourhood agreement at the last layer", [depths[-1] for depths in last])
     add("  by chance", [depths[-1] and depths[-1]["null"] for depths in last])
     for key, (title, _, _, digits, factor, _) in MEASURES.items():
-        differences = [(item.get("difference") or {}).get(key) for item in items]
-        add(title and f"less {items[0]['name']}: {title.strip()}", differences, digits, factor)
+        less = f"less {items[0]['name']}: {title.strip()}" if title else ""
+        add(less, [difference.get(key) for difference in differences], digits, factor)
     table = Table(("", *(item["name"] for item in items)), rows, left=frozenset(range(len(items) + 1)))
-    shared = [item["difference"]["samples"] if item.get("difference") else 0 for item in items[1:]]
     note = "Brackets: 95%, samples resampled."
+    shared = [difference.get("samples", 0) for difference in differences[1:]]
     if shared:
         note += f" Differences are paired over the samples in common: {', '.join(map(str, shared))}."
     if 0 in shared:

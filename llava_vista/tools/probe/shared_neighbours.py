@@ -17,8 +17,7 @@ from torch.nn.functional import normalize
 
 from .bootstrap import Bootstrap, Estimate, percentile_interval
 
-K = 10
-PERMUTATIONS = 200
+K, PERMUTATIONS = 10, 200
 OWN_TOWER = "the checkpoint's own, before the projector, mean over its positions"
 
 
@@ -40,19 +39,12 @@ def agreement(left: Tensor, right: Tensor) -> Tensor:
 def permutation_null(left: Tensor, right: Tensor, permutations: int, seed: int) -> Tensor:
     """Return (permutations,) the mean agreement when the two sides are paired at random."""
     generator = torch.Generator().manual_seed(seed)
-    means = []
-    for _ in range(permutations):
-        order = torch.randperm(len(right), generator=generator)
-        means.append(agreement(left, right[order][:, order]).mean())
-    return torch.stack(means)
+    orders = [torch.randperm(len(right), generator=generator) for _ in range(permutations)]
+    return torch.stack([agreement(left, right[order][:, order]).mean() for order in orders])
 
 
 class SharedNeighbours:
-    """Collects, of each distinct image, one vector per layer boundary and one of the vision tower.
-
-    Args:
-        resamples, seed: of the bootstrap over distinct images, and of the permutations. tower: the vision model's name.
-    """
+    """Collects, of each distinct image, one vector per layer boundary and one of the vision model named ``tower``."""
 
     def __init__(self, resamples: int, seed: int, tower: str = OWN_TOWER) -> None:
         self.resamples, self.seed, self.tower = resamples, seed, tower
@@ -68,7 +60,7 @@ class SharedNeighbours:
                 self.vectors[image] = (inside, features[row].float().cpu())
 
     def record(self) -> dict[str, Any]:
-        """Return the agreement at each depth, for the JSON."""
+        """Return the agreement at each depth with its null distribution, for the JSON."""
         count = len(self.vectors)
         k = min(K, (count - 1) // 2)
         head = {"measure": "mutual k-nearest neighbours, cosine", "tower": self.tower, "k": k, "images": count}
@@ -76,17 +68,17 @@ class SharedNeighbours:
             return {**head, "by_depth": [], "note": f"too few images for neighbours ({count}; at least 3 are needed)"}
         states, tower = (torch.stack(vectors) for vectors in zip(*self.vectors.values(), strict=True))
         bootstrap, outside = Bootstrap(count, self.resamples, self.seed), neighbours(tower, k)
-        by_depth = [self._compare(neighbours(inside, k), outside, bootstrap) for inside in states.unbind(dim=1)]
-        return {**head, "depth": list(range(len(by_depth))), "by_depth": by_depth}
-
-    def _compare(self, inside: Tensor, outside: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:
-        """Return the agreement at one depth, with its null distribution."""
-        shared = agreement(inside, outside).double()
-        null = permutation_null(inside, outside, PERMUTATIONS, self.seed).double()
-        low, high = (float(bound) for bound in percentile_interval(null))
-        return {
+        by_depth = []
+        for vectors in states.unbind(dim=1):
+            inside = neighbours(vectors, k)
+            shared = agreement(inside, outside).double()
+            null = permutation_null(inside, outside, PERMUTATIONS, self.seed).double()
+            low, high = map(float, percentile_interval(null))
             # Neighbours are found once, among all images: the interval is that of a mean over images.
-            **bootstrap.ratios((shared, torch.ones_like(shared)))[0].record(),
-            "null": Estimate(float(null.mean()), low, high, PERMUTATIONS).record(),
-            "p_value": (1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS),
-        }
+            (mean,) = bootstrap.ratios((shared, torch.ones_like(shared)))
+            by_depth.append({
+                **mean.record(),
+                "null": Estimate(float(null.mean()), low, high, PERMUTATIONS).record(),
+                "p_value": (1 + int((null >= shared.mean()).sum())) / (1 + PERMUTATIONS),
+            })  # fmt: skip
+        return {**head, "depth": list(range(len(by_depth))), "by_depth": by_depth}

@@ -18,8 +18,7 @@ from traced import trace
 from llava_vista import VistaConfig, attach
 from llava_vista.errors import ProbeError
 from llava_vista.hooks.probed_samples import SampleProbe, token_alignment
-from llava_vista.tools.probe.answer_words import visual_marks
-from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image
+from llava_vista.tools.probe.conversation_samples import Sample, load_samples, open_image, visual_marks
 from llava_vista.tools.probe.hosts import load_checkpoint
 from llava_vista.tools.probe.layer_readings import LayerReadings
 

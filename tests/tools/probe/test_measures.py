@@ -13,10 +13,9 @@ import torch
 from llava_vista import ConfigError
 from llava_vista.errors import ProbeError
 from llava_vista.hooks.image_information import mask_image, slope_sums
-from llava_vista.tools.probe.answer_words import visual_marks, visual_tokens
+from llava_vista.tools.probe import add_arguments, check_options, short_names
 from llava_vista.tools.probe.bootstrap import Bootstrap, Estimate
-from llava_vista.tools.probe.conversation_samples import Turn
-from llava_vista.tools.probe.probe_options import add_arguments, check_options, short_names
+from llava_vista.tools.probe.conversation_samples import Turn, visual_marks, visual_tokens
 from llava_vista.tools.probe.record_comparison import interval
 from llava_vista.tools.probe.shared_neighbours import (
     SharedNeighbours,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llava_vista.errors import ProbeError, UnsupportedModelError
-from llava_vista.tools.probe.answer_words import without_end
+from llava_vista.tools.probe.conversation_samples import without_end
 from llava_vista.tools.probe.hosts import LoadOptions, choose_host, load_checkpoint
 
 pytestmark = pytest.mark.environments("latest")

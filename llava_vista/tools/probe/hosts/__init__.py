@@ -5,11 +5,11 @@ Every other family is measured inside its own training script (README.md of the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ....errors import ProbeError, UnsupportedModelError
+from ...kit.json_files import BadFile, read_object
 from .llava_host import LlavaHost
 from .probe_host import LoadOptions, ProbeHost
 from .transformers_host import TransformersHost
@@ -18,26 +18,16 @@ __all__ = ["LoadOptions", "ProbeHost"]
 
 #: The families, in the order in which they are tried.
 HOSTS: list[type[ProbeHost]] = [LlavaHost, TransformersHost]
-#: How to measure what is not loaded here.
-IN_TRAINING = "llava-vista probe -- COMMAND ARGS"
 
 
 def load_checkpoint(folder: Path, options: LoadOptions) -> ProbeHost:
-    """Load a checkpoint with the host that knows its config.json.
-
-    Raises:
-        ProbeError, UnsupportedModelError: there is no checkpoint, or as `choose_host`.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ProbeError(
-            f"{folder} holds no {path.name}; a checkpoint folder was expected, as a training run saves it. (Download a "
-            "model from a hub first.)"
-        )
+    """Load a checkpoint with the host that knows its config.json, or raise ProbeError where there is none."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ProbeError(f"{path} is not JSON ({error}). Is the download complete?") from error
+        config = read_object(folder / "config.json")
+    except BadFile as error:
+        raise ProbeError(
+            f"{folder} holds no config.json as a training run saves it: {error} (Download a model from a hub first.)"
+        ) from error
     return choose_host(folder, config)(folder, config, options)
 
 
@@ -45,20 +35,23 @@ def choose_host(folder: Path, config: dict[str, Any]) -> type[ProbeHost]:
     """Return the host that knows this config.json and whose code is importable here.
 
     Raises:
-        ProbeError: its code is not importable, or another repository's is in its place (names what was found).
-        UnsupportedModelError: no host knows it (lists the known names).
+        ProbeError: its code is not importable, or another repository's is in its place.
+        UnsupportedModelError: no host knows it.
     """
     found = ", ".join(config.get("architectures") or []) or f"model_type {config.get('model_type')!r}"
-    other = f"A checkpoint of another repository is measured in that repository's own training script: {IN_TRAINING}."
+    other = (
+        "A checkpoint of another repository is measured in that repository's own training script: llava-vista probe -- "
+        "COMMAND ARGS."
+    )
     claiming = {host: host.missing(config) for host in HOSTS if host.claims(config)}
+    for host, missing in claiming.items():
+        if missing is None:
+            return host
     if not claiming:
         known = "; ".join(f"{host.name} ({', '.join(host.known())})" for host in HOSTS)
         raise UnsupportedModelError(f"the probe does not load {found} ({folder}). {other} Loaded here: {known}.")
-    ready = [host for host, missing in claiming.items() if missing is None]
-    if not ready:
-        reasons = "; ".join(f"{host.name}: {missing}" for host, missing in claiming.items())
-        raise ProbeError(
-            f"{folder} ({found}) needs the code that trained it: {reasons}. Install it in this environment, or put its "
-            f"checkout on PYTHONPATH. {other}"
-        )
-    return ready[0]
+    reasons = "; ".join(f"{host.name}: {missing}" for host, missing in claiming.items())
+    raise ProbeError(
+        f"{folder} ({found}) needs the code that trained it: {reasons}. Install it in this environment, or put its "
+        f"checkout on PYTHONPATH. {other}"
+    )

@@ -7,9 +7,8 @@ Conversations go through the functions that LLaVA's training uses, so the scored
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ....errors import ProbeError
 from ...kit.host_source import package_folders
-from ..conversation_samples import IMAGE_MARK, Turn, llava_messages
-from .checkpoint_weights import from_base, kind_of_weights, pretrained_options, quietly, saved_tower
+from ..conversation_samples import IMAGE_MARK, Turn
 from .probe_host import LoadOptions, ProbeHost
 
 #: Where the code comes from, for messages, and its top-level package.
@@ -35,8 +33,8 @@ KINDS = {
 }
 #: Files of repositories that call their package `llava`, too: LLaVA-NeXT and VILA.
 _OTHERS = ("model/language_model/llava_qwen.py", "model/language_model/llava_topdown_llama.py")
-#: The template of stage 1.
-PLAIN = "plain"
+PLAIN = "plain"  # the template of stage 1
+LORA_FILE, LORA_REST, PROJECTOR_FILE = "adapter_config.json", "non_lora_trainables.bin", "mm_projector.bin"
 #: Values of ``image_aspect_ratio`` that its `process_images` knows; it takes others for "square".
 _ASPECTS = ("square", "pad", "anyres")
 _IGNORE = -100
@@ -46,12 +44,11 @@ class LlavaHost(ProbeHost):
     """LLaVA-1.5 (on PyPI as llava-torch)."""
 
     name = "llava"
-    architectures = tuple(sorted({name for _, name, _ in KINDS.values()}))
-
-    options: LoadOptions
+    architectures = sorted({name for _, name, _ in KINDS.values()})
 
     def __init__(self, folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
         from transformers import AutoTokenizer
+        from transformers.utils import logging
 
         self.options = options
         file, class_name, tuned_with = KINDS[_kind(config)]
@@ -61,8 +58,10 @@ class LlavaHost(ProbeHost):
             raise ProbeError(f"{REPOSITORY} has no template {self.template!r}; it has {', '.join(sorted(templates))}.")
         self.notes = {"template": self.template}
         cls = getattr(_module(f"model.language_model.{file}"), class_name)
-        how = pretrained_options(options)
-        with quietly():
+        how = {"torch_dtype": options.dtype, "attn_implementation": "eager"}  # which returns its weights
+        with ExitStack() as stack:  # transformers warns of weights that a checkpoint lacks; they are checked here
+            stack.callback(logging.set_verbosity, logging.get_verbosity())
+            logging.set_verbosity_error()
             if weights == "whole":
                 self.model = cls.from_pretrained(folder, **how)
             else:
@@ -123,8 +122,11 @@ class LlavaHost(ProbeHost):
             text = IMAGE_MARK if self.template == PLAIN else conversation.get_prompt()
             separators = [mark for mark in (conversation.sep, conversation.sep2) if mark]
         ids = _module("mm_utils").tokenizer_image_token(text, self.tokenizer, return_tensors="pt")
-        ids = ids[None].to(self.options.device)
-        ends = self._end_ids(separators)
+        ids, known = ids[None].to(self.options.device), self.tokenizer.get_vocab()
+        # what ends an answer: the tokenizer's token, the model's, and separators of one token
+        own = self.model.generation_config.eos_token_id
+        found = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+        ends = sorted({*found, *(known.get(mark.strip()) for mark in separators)} - {None})
         with torch.inference_mode():
             output = self.model.generate(
                 ids.clone(), **self._pictures([{"image": image}]), attention_mask=torch.ones_like(ids).bool(),
@@ -132,12 +134,11 @@ class LlavaHost(ProbeHost):
                 eos_token_id=ends, use_cache=True,
             )[0]  # fmt: skip
         # LLaVA's own merges first and returns what is new: up to transformers 4.37 with BOS in front.
-        begin = self.tokenizer.bos_token_id
-        output = output[1:] if begin is not None and output[:1].tolist() == [begin] else output
-        written: str = self.tokenizer.decode(output, skip_special_tokens=True)
+        output = output[1:] if output[:1].tolist() == [self.tokenizer.bos_token_id] else output
+        written: str = self.tokenizer.decode(output, skip_special_tokens=True).strip(" ")
         for mark in separators:
-            if mark.strip("\n") == "" and mark in written.strip(" "):  # stage 1: a line is an answer
-                return written.strip(" ").partition(mark)[0].strip(), False
+            if mark.strip("\n") == "" and mark in written:  # stage 1: a line is an answer
+                return written.partition(mark)[0].strip(), False
         return written.strip(), len(output) > 0 and int(output[-1]) not in ends
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
@@ -149,27 +150,17 @@ class LlavaHost(ProbeHost):
         """Return the model's arguments for the images, on the device."""
         images = [item["image"] for item in encoded]
         pixels = _module("mm_utils").process_images(images, self.vision.image_processor, self.model.config)
-        moved: Any = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
-        if isinstance(pixels, Tensor):
-            moved = torch.stack(moved)
-        arguments = {"images": moved, "image_sizes": [image.size for image in images]}
-        known = inspect.signature(self.model.forward).parameters
-        return {name: value for name, value in arguments.items() if name in known}
-
-    def _end_ids(self, separators: Sequence[str]) -> list[int]:
-        """Return the tokens that end an answer: the tokenizer's, the model's, and one-token separators."""
-        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        known = self.tokenizer.get_vocab()
-        marks = [known.get(text.strip()) for text in separators]
-        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own]), *marks}
-        return sorted(end for end in ends if end is not None)
+        moved = [picture.to(self.options.device, self.options.dtype) for picture in pixels]
+        sizes = [image.size for image in images]
+        return {"images": torch.stack(moved) if isinstance(pixels, Tensor) else moved, "image_sizes": sizes}
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         """Return the turns in LLaVA's form, the image mark where training puts it. The template has to be set."""
         start_end = getattr(self.model.config, "mm_use_im_start_end", False)
         how = SimpleNamespace(is_multimodal=True, mm_use_im_start_end=start_end)
-        messages: list[dict[str, str]] = _module("train.train").preprocess_multimodal([llava_messages(turns)], how)[0]
-        return messages
+        said = [part for turn in turns for part in (("human", turn.question), ("gpt", turn.answer or ""))]
+        messages = [{"from": speaker, "value": value} for speaker, value in said]
+        return list(_module("train.train").preprocess_multimodal([messages], how)[0])
 
     @contextmanager
     def _conversation(self) -> Iterator[Any]:
@@ -191,7 +182,6 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _module(name: str) -> Any:
-    """Import a module below LLaVA's package, or raise ProbeError."""
     try:
         return importlib.import_module(f"{PACKAGE}.{name}")
     # what it raises under another version of transformers or of Python than its own
@@ -200,3 +190,67 @@ def _module(name: str) -> Any:
             f"{PACKAGE}.{name} of {REPOSITORY} cannot be imported here ({type(error).__name__}: {error}). Probe in the "
             "environment in which the checkpoint was trained."
         ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a whole model; none if there are only parts of it."""
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def kind_of_weights(folder: Path) -> str:
+    """Return what the folder holds: "LoRA" weights, a "whole" model, or only a "projector"."""
+    if (folder / LORA_FILE).is_file():
+        return "LoRA"
+    if weight_files(folder):
+        return "whole"
+    if (folder / PROJECTOR_FILE).is_file():
+        return "projector"
+    raise ProbeError(f"{folder} holds a configuration but no weights (*.safetensors or *.bin).")
+
+
+def from_base(cls: Any, checkpoint: Path, weights: str, base: Path | None, how: dict[str, Any]) -> Any:
+    """Return the base with the checkpoint's "LoRA" or "projector" added, as LLaVA's own loader does."""
+    if base is None:
+        kind = "LoRA weights" if weights == "LoRA" else f"a projector ({PROJECTOR_FILE}, as stage 1 saves it)"
+        raise ProbeError(
+            f"{checkpoint} holds {kind} only. Name the language model that it was trained on: --base FOLDER."
+        )
+    config = cls.config_class.from_pretrained(checkpoint)
+    if getattr(config, "mm_use_im_start_end", False) or getattr(config, "mm_use_im_patch_token", False):
+        raise ProbeError(
+            f"{checkpoint} adds image tokens to the vocabulary of its base; merge it first with the host's own script "
+            "(LLaVA: scripts/merge_lora_weights.py), and probe the merged folder."
+        )
+    # transformers 4.37 ignores the argument where it is given a configuration
+    config._attn_implementation = how["attn_implementation"]
+    model = cls.from_pretrained(base, config=config, **how)
+    file = checkpoint / (LORA_REST if weights == "LoRA" else PROJECTOR_FILE)
+    if not file.is_file():
+        raise ProbeError(f"{checkpoint} holds LoRA weights, but no {file.name} (the projector) beside them.")
+    added = torch.load(file, map_location="cpu", weights_only=True)
+    added = {name.removeprefix("base_model.").replace("model.model.", "model.", 1): v for name, v in added.items()}
+    unexpected = model.load_state_dict(added, strict=False).unexpected_keys
+    if unexpected:
+        raise ProbeError(f"{file} does not fit {base}: the model has no {unexpected[0]}.")
+    if weights == "LoRA":
+        from peft.peft_model import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint).merge_and_unload()
+    return model.to(how["torch_dtype"])
+
+
+def saved_tower(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the state of the checkpoint's own vision tower; empty when it holds none, and LLaVA loads the original."""
+    from safetensors import safe_open
+
+    prefix = "model.vision_tower."
+    state: dict[str, Tensor] = {}
+    for file in weight_files(checkpoint):
+        if file.suffix == ".bin":
+            whole = torch.load(file, map_location="cpu", weights_only=True)
+            state |= {key: value for key, value in whole.items() if key.startswith(prefix)}
+        else:
+            with safe_open(file, framework="pt") as tensors:
+                keys = [key for key in tensors.keys() if key.startswith(prefix)]  # noqa: SIM118
+                state |= {key: tensors.get_tensor(key) for key in keys}
+    return {key.removeprefix(prefix): value for key, value in state.items()}

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -18,14 +17,11 @@ from torch import Tensor
 from ..conversation_samples import Turn
 
 
-@dataclass(frozen=True)
-class LoadOptions:
+class LoadOptions(NamedTuple):
     """How to load."""
 
-    #: the language model that a projector or LoRA checkpoint belongs to
-    base: Path | None
-    #: conversation template of the host; its default when None
-    template: str | None
+    base: Path | None  # the language model that a projector or LoRA checkpoint belongs to
+    template: str | None  # conversation template of the host; its default when None
     device: torch.device
     dtype: torch.dtype
 
@@ -33,18 +29,14 @@ class LoadOptions:
 class ProbeHost(ABC):
     """A model family. The class is its data sheet; an instance is one loaded checkpoint.
 
-    ``__init__`` loads the folder, and sets:
-
+    name: of the family, for messages and records.
+    architectures: values of ``architectures`` in config.json that it loads.
     model: in eval mode, with eager attention; `llava_vista.attach` must know it. Its output has the ``loss``.
-    tokenizer: of the checkpoint.
     notes: how it was loaded, by name; written to the JSON.
     """
 
-    #: Of the family, for messages and records.
     name: ClassVar[str]
-    #: Values of ``architectures`` in config.json that it loads.
-    architectures: ClassVar[tuple[str, ...]] = ()
-
+    architectures: ClassVar[Sequence[str]] = ()
     model: Any
     tokenizer: Any
     notes: dict[str, str]
@@ -73,17 +65,11 @@ class ProbeHost(ABC):
 
     @abstractmethod
     def encode(self, turns: Sequence[Turn], image: Image) -> dict[str, Any]:
-        """Return one conversation with its image, for `collate`.
-
-        It has at least ``input_ids`` (T,) and ``labels`` (T,): the id at answer tokens, negative elsewhere.
-        """
+        """Return one conversation for `collate`, with ``labels`` (T,): the id at answer tokens, negative elsewhere."""
 
     @abstractmethod
     def collate(self, encoded: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return the model's arguments on the device, padded on the right: ids, labels, mask (B, T), and the images.
-
-        T may be longer than in `encode`, where a processor makes room for images.
-        """
+        """Return the model's arguments on the device, padded on the right: ids, labels, mask (B, T), and the images."""
 
     @abstractmethod
     def answer(self, turns: Sequence[Turn], image: Image, max_new_tokens: int) -> tuple[str, bool]:
@@ -95,5 +81,4 @@ class ProbeHost(ABC):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return token ids as text, without special tokens: Llama's would add a space in front of everything."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -22,7 +22,6 @@ from .probe_host import LoadOptions, ProbeHost
 _PACKAGE = "transformers.models."
 #: Attributes under which the classes have their vision tower.
 _TOWERS = ("vision_tower", "visual", "vision_model")
-_TEXT_ARGUMENTS = frozenset({"input_ids", "attention_mask", "labels"})
 _IGNORE = -100
 
 
@@ -36,10 +35,7 @@ class TransformersHost(ProbeHost):
 
         loader: Any = getattr(transformers, "AutoModelForImageTextToText", None)
         if loader is None:
-            raise ProbeError(
-                f"{folder} needs a newer transformers: AutoModelForImageTextToText is missing in "
-                f"{transformers.__version__} (it came with 4.46)."
-            )
+            raise ProbeError(f"{folder} needs transformers 4.46 or newer, found {transformers.__version__}.")
         if options.template or options.base:
             raise ProbeError(
                 "--template and --base are for LLaVA's own checkpoints; one of transformers has its own chat template, "
@@ -93,31 +89,27 @@ class TransformersHost(ProbeHost):
         with torch.inference_mode():
             output = self.model.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
         new = output[0, batch["input_ids"].shape[1] :]
-        text: str = self.tokenizer.decode(new, skip_special_tokens=True).strip()
         ends = self.model.generation_config.eos_token_id
+        text: str = self.tokenizer.decode(new, skip_special_tokens=True).strip()
         return text, len(new) > 0 and int(new[-1]) not in (ends if isinstance(ends, list) else [ends])
 
     def tower_features(self, batch: dict[str, Any]) -> Tensor:
         towers = [module for name, module in self.model.named_modules() if name.rpartition(".")[2] in _TOWERS]
         read: Any = getattr(self.model, "get_image_features", None)
         if not towers or read is None:
-            raise ProbeError(
-                f"{type(self.model).__name__} has no known vision tower: leave neighbours out (--measures)."
-            )
+            name = type(self.model).__name__
+            raise ProbeError(f"{name} has no known vision tower: leave neighbours out (--measures).")
         outputs: list[Any] = []
-        wanted = set(inspect.signature(read).parameters) - _TEXT_ARGUMENTS
+        wanted = set(inspect.signature(read).parameters) - {"input_ids", "attention_mask", "labels"}
         # the outermost tower comes first
         with towers[0].register_forward_hook(lambda module, args, output: outputs.append(output)):
             read(**{name: value for name, value in batch.items() if name in wanted})
         output = outputs[-1] if outputs else None
-        states = getattr(output, "last_hidden_state", None)
-        if states is None:
-            states = output[0] if isinstance(output, tuple) else output
-        return pool_by_image(states, batch, type(towers[0]).__name__)
+        plain = output[0] if isinstance(output, tuple) else output
+        return pool_by_image(getattr(output, "last_hidden_state", plain), batch, type(towers[0]).__name__)
 
     def _text(self, messages: Sequence[dict[str, Any]], ask: bool = False) -> str:
-        text: str = self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False)
-        return text
+        return str(self.processor.apply_chat_template(list(messages), add_generation_prompt=ask, tokenize=False))
 
     def _adds_special(self, text: str) -> bool:
         """Return whether the tokenizer still has to add BOS: many templates write it themselves."""
@@ -125,25 +117,19 @@ class TransformersHost(ProbeHost):
         return begin is None or not text.startswith(begin)
 
     def _process(self, texts: list[str], images: list[Image]) -> dict[str, Any]:
-        batch = self.processor(
-            text=texts,
-            images=[[image] for image in images],
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=self._adds_special(texts[0]),
-        ).to(self.options.device)
-        return {
-            name: value.to(self.options.dtype) if value.is_floating_point() else value for name, value in batch.items()
-        }
+        how = {"return_tensors": "pt", "padding": True, "add_special_tokens": self._adds_special(texts[0])}
+        batch = self.processor(text=texts, images=[[image] for image in images], **how).to(self.options.device)
+        dtype = self.options.dtype
+        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
 
 def _chat_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """Return the turns as a chat, with the image in front of the question that has its mark."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
-        image = [{"type": "image"}] if IMAGE_MARK in turn.question else []
         question = {"type": "text", "text": turn.question.replace(IMAGE_MARK, "").strip()}
-        messages.append({"role": "user", "content": [*image, question]})
+        shown = [{"type": "image"}, question] if IMAGE_MARK in turn.question else [question]
+        messages.append({"role": "user", "content": shown})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer or ""}]})
     return messages
 
@@ -154,33 +140,22 @@ def pool_by_image(output: Any, batch: dict[str, Any], tower: str) -> Tensor:
     Args:
         output: (B or B * crops, P, d), or the patches of all images in one list, (N, d) or (1, N, d).
         batch: of the processor; its grids or image sizes say which patches are whose.
-
-    Raises:
-        ProbeError: the output is of another form.
     """
-    images = len(batch["input_ids"])
-    if isinstance(output, Tensor) and output.ndim == 3 and len(output) % images == 0:
-        return output.float().reshape(images, -1, output.shape[-1]).mean(dim=1)
-    patches = output[0] if isinstance(output, Tensor) and output.ndim == 3 and len(output) == 1 else output
-    extent = batch.get("image_grid_thw", batch.get("image_sizes"))
-    if isinstance(patches, Tensor) and patches.ndim == 2 and extent is not None and len(extent) == images:
-        areas = extent.prod(dim=1)
-        sizes = areas * len(patches) // areas.sum()
-        if int(sizes.sum()) == len(patches):
-            return torch.stack([part.float().mean(dim=0) for part in patches.split(sizes.tolist())])
+    images, extent = len(batch["input_ids"]), batch.get("image_grid_thw", batch.get("image_sizes"))
+    if isinstance(output, Tensor):
+        if output.ndim == 3 and len(output) % images == 0:
+            return output.float().reshape(images, -1, output.shape[-1]).mean(dim=1)
+        patches = output.squeeze(0)
+        if patches.ndim == 2 and extent is not None and len(extent) == images:
+            areas = extent.prod(dim=1)
+            sizes = areas * len(patches) // areas.sum()
+            if int(sizes.sum()) == len(patches):
+                return torch.stack([part.float().mean(dim=0) for part in patches.split(sizes.tolist())])
     raise ProbeError(f"{tower} returns no rows of its own for each image: leave neighbours out (--measures).")
 
 
 def expand_labels(ids: Tensor, labels: Tensor, expanded: Tensor) -> Tensor:
-    """Return labels (L,) for a sequence in which one placeholder has become the tokens of an image.
-
-    Args:
-        ids, labels: (T,) with the placeholder.
-        expanded: (L,) the ids with the image's tokens in its place, whose labels are negative.
-
-    Raises:
-        ProbeError: the two differ by more than one stretch.
-    """
+    """Return labels (L,) for ids (L,) in which the one placeholder of ids (T,) has become the tokens of an image."""
     short = min(len(ids), len(expanded))
     tail = int((ids.flip(0)[:short] == expanded.flip(0)[:short]).int().cumprod(0).sum())
     head = max(0, len(ids) - tail - 1)  # up to the placeholder, or to what precedes it if the image ends with it
