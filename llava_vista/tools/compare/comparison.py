@@ -43,16 +43,14 @@ class Comparison:
     def headlines(self) -> list[str]:
         """Return what the report is about, whether it is a comparison at all, and the outcome of each arm."""
         parts = []
-        if self.trainings:
+        if self.trainings and self.is_comparable:
             counts = [str(len(arm.trainings)) for arm in self.arms]
-            runs = counts[0] if len(set(counts)) == 1 else "/".join(counts)
-            parts.append(
-                f"trainings (runs per arm: {runs})" if self.is_comparable else "trainings that are NOT comparable"
-            )
+            parts.append(f"trainings (runs per arm: {counts[0] if len(set(counts)) == 1 else '/'.join(counts)})")
+        elif self.trainings:
+            parts.append("trainings that are NOT comparable")
         if self.scores.rows:
             parts.append(f"{self.scores.count_tasks()} evaluated tasks")
-        left = len(self.not_compared) + len(self.problems)
-        if left:
+        if left := len(self.not_compared) + len(self.problems):
             parts.append(f"{left} thing{'s' if left > 1 else ''} that could not be compared (named at the end)")
         names = ", ".join(arm.name for arm in self.arms[1:])
         lines = [f"Baseline against {names}: {', '.join(parts) or 'nothing to compare'}."]
@@ -72,7 +70,10 @@ class Comparison:
                 {
                     "name": arm.name,
                     "trainings": [run_summary(run) for run in arm.trainings],
-                    "evaluations": [run.to_dict() for run in arm.evaluations],
+                    "evaluations": [
+                        {"folder": str(run.folder), "model": run.model, "seed": run.seed, "date": run.date}
+                        for run in arm.evaluations
+                    ],
                 }
                 for arm in self.arms
             ],
@@ -94,26 +95,19 @@ def compare(*folders: Sequence[str]) -> Comparison:
         MissingExtraError: a test needs the extra ``compare``.
     """
     arms = [read_arm("VISTA" if number else "baseline", named) for number, named in enumerate(folders)]
-    if len(arms) > 2:
-        _name(arms[1:])
     baseline, *others = arms
+    if len(others) > 1:  # named by VISTA's recorded options, else by a folder, and by number where these are equal
+        names = [
+            describe_vista(arm.trainings[0]).replace(",", "") if arm.trainings else arm.folders[0].name
+            for arm in others
+        ]
+        for number, (arm, name) in enumerate(zip(others, names, strict=True), start=1):
+            arm.name = name if names.count(name) == 1 else f"{name} ({number})"
     problems = [problem for arm in arms for problem in arm.problems]
     trained = [arm.name for arm in arms if arm.trainings]
     if trained and len(trained) < len(arms):
         problems.append(f"there are trainings in some arms only ({', '.join(trained)}); the others' are not compared.")
-    trainings = [
-        compare_trainings(arm.name, baseline.trainings, arm.trainings)
-        for arm in others
-        if baseline.trainings and arm.trainings
-    ]
+    pairs = [(arm.name, baseline.trainings, arm.trainings) for arm in others if baseline.trainings and arm.trainings]
+    trainings = [compare_trainings(*pair) for pair in pairs]
     adjust([row for training in trainings for row in training.rows])
     return Comparison(arms, trainings, compare_scores(arms), problems)
-
-
-def _name(arms: Sequence[Arm]) -> None:
-    """Name several arms by VISTA's recorded options, or else by a folder, and by their number where these are equal."""
-    names = [
-        describe_vista(arm.trainings[0]).replace(",", "") if arm.trainings else arm.folders[0].name for arm in arms
-    ]
-    for number, (arm, name) in enumerate(zip(arms, names, strict=True), start=1):
-        arm.name = name if names.count(name) == 1 else f"{name} ({number})"

@@ -33,9 +33,11 @@ def read_arm(name: str, folders: Sequence[str]) -> Arm:
         CompareError: one is not a directory, or is named twice.
     """
     arm = Arm(name, [Path(text).expanduser() for text in folders])
-    for position, (text, folder) in enumerate(zip(folders, arm.folders, strict=True)):
-        if folder.resolve() in [other.resolve() for other in arm.folders[:position]]:
+    known: set[Path] = set()
+    for text, folder in zip(folders, arm.folders, strict=True):
+        if folder.resolve() in known:
             raise CompareError(f"{text} is named twice for the {name} arm; name each run once.")
+        known.add(folder.resolve())
         if not folder.is_dir():
             found = "is a file" if folder.exists() else "does not exist"
             raise CompareError(
@@ -55,13 +57,12 @@ def _read_folder(arm: Arm, folder: Path) -> None:
             arm.problems += run.problems
         except BadFile as error:
             arm.problems.append(str(error))
-    readers = (read_lmms_eval, read_llava_logs, read_vlmevalkit)
-    found = [run for run in (read(folder) for read in readers) if run is not None]
-    for evaluation in found:
+    found = [read(folder) for read in (read_lmms_eval, read_llava_logs, read_vlmevalkit)]
+    for evaluation in filter(None, found):
         arm.problems += evaluation.problems
         if evaluation.scores:
             arm.evaluations.append(evaluation)
-    if not is_training and not found:
+    if not is_training and not any(found):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{STATE_FILE}"))
         hint = f" Did you mean one of its folders: {', '.join(inside)}?" if inside else ""
         arm.problems.append(

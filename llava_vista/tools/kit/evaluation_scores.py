@@ -22,13 +22,10 @@ class ScoreKey(NamedTuple):
 
 @dataclass
 class Questions:
-    """A task's logged questions in the order of the file. A hash is "" where the file has none.
+    """A task's logged questions in the order of the file.
 
-    Attributes:
-        prompts: hashes of what was asked.
-        targets: hashes of the document and the expected answer.
-        entries: each metric's raw entry per question.
-        answered: how many have an answer that is not empty.
+    ``prompts`` hashes what was asked, ``targets`` the document and the expected answer; a hash is "" where the file
+    has none. ``entries`` has each metric's raw entry per question, ``answered`` counts answers that are not empty.
     """
 
     ids: list[str]
@@ -40,16 +37,11 @@ class Questions:
 
 @dataclass(frozen=True)
 class Score:
-    """A reported number.
+    """A reported number, the ``main`` one of its task or not.
 
-    Attributes:
-        value: as the harness reports it.
-        higher_is_better: None when the harness does not say.
-        conditions: what must be equal in both arms for the numbers to be comparable, in words.
-        count: how many questions it is computed from, where reported.
-        questions: the questions, where they were logged.
-        main: whether it is the task's headline metric.
-        unit: of the value; "" where it must be concluded (a fraction, points).
+    ``conditions`` must be equal in both arms for the numbers to be comparable. ``count`` and ``questions`` are None
+    where they were not logged, ``higher_is_better`` where the harness does not say; ``unit`` is "" where it must be
+    concluded from the values.
     """
 
     value: float
@@ -73,9 +65,4 @@ class EvaluationRun:
     problems: list[str] = field(default_factory=list)
 
     def has(self, harness: str) -> bool:
-        """Return whether there are scores of this harness."""
         return any(key.harness == harness for key in self.scores)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what was evaluated, and when, as plain values."""
-        return {"folder": str(self.folder), "model": self.model, "seed": self.seed, "date": self.date}

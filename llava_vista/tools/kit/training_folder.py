@@ -15,22 +15,19 @@ from statistics import fmean
 from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
-from .json_files import BadFile, numbers_of, read_object
+from .json_files import BadFile, numbers_of, object_in, read_object
 from .run_history import find_contradiction
 from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
 END_PART, END_RECORDS = 0.1, 3
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None.
-
-    ``logged_arguments`` are the host's training arguments as TensorBoard's log has them.
-    """
+    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None."""
 
     folder: Path
     state: dict[str, Any]
@@ -38,7 +35,7 @@ class TrainingRun:
     record: dict[str, Any] | None
     model_config: dict[str, Any] | None
     adapter_config: dict[str, Any] | None
-    logged_arguments: dict[str, Any] | None = None
+    logged_arguments: dict[str, Any] | None = None  # the host's, by TensorBoard
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -69,14 +66,14 @@ class TrainingRun:
 
         Without VISTA the cross-entropy (nats per token) is logged as ``loss``.
         """
-        points = {step: value for step, value in self._logged(key).items() if math.isfinite(value)}
-        return sorted(points), [points[step] for step in sorted(points)]
+        points = [(step, value) for step, value in self._logged(key) if math.isfinite(value)]
+        return [step for step, _ in points], [value for _, value in points]
 
     def nonfinite_steps(self, key: str) -> list[int]:
         """Return the steps at which a series is NaN or infinite, which `series` leaves out."""
-        return sorted(step for step, value in self._logged(key).items() if not math.isfinite(value))
+        return [step for step, value in self._logged(key) if not math.isfinite(value)]
 
-    def _logged(self, key: str) -> dict[int, float]:
+    def _logged(self, key: str) -> list[tuple[int, float]]:
         values: dict[int, float] = {}
         for record in self.log:
             if key == "ce_loss":
@@ -85,7 +82,7 @@ class TrainingRun:
                 value = record.get(key) if record.get("vista_aligned_samples") else None
             if value is not None:
                 values[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
-        return values
+        return sorted(values.items())
 
     def values_at(self, key: str, steps: Sequence[int]) -> list[float]:
         """Return the values of a series at steps that it has."""
@@ -114,8 +111,7 @@ def recorded_seed(*folders: Path) -> int | None:
     """Return the seed in the first of these folders that has a run record with one."""
     for folder in folders:
         with contextlib.suppress(BadFile):
-            arguments = read_object(folder / RUN_RECORD).get("training_arguments")
-            seed = arguments.get("seed") if isinstance(arguments, dict) else None
+            seed = object_in(read_object(folder / RUN_RECORD), "training_arguments").get("seed")
             if isinstance(seed, int):
                 return seed
     return None
@@ -125,7 +121,7 @@ def looks_like_training(folder: Path) -> bool:
     """Return whether a training wrote here, be it complete or not."""
     names = {path.name for path in folder.iterdir()}
     known = names & {STATE_FILE, RUN_RECORD, "training_args.bin"}
-    return bool(known or event_files(folder)) or any(map(_CHECKPOINT.fullmatch, names))
+    return bool(known or event_files(folder) or any(map(_CHECKPOINT.fullmatch, names)))
 
 
 def read_training(folder: Path) -> TrainingRun:
@@ -146,9 +142,8 @@ def read_training(folder: Path) -> TrainingRun:
             f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N, and no event file of "
             "TensorBoard: the training did not reach its first checkpoint, or the file was not copied along."
         )
-    history = state.pop("log_history", None)
-    entries = history if isinstance(history, list) else []
-    records = [numbers_of(entry) for entry in entries if isinstance(entry, dict)]
+    entries = state.pop("log_history", None)
+    records = [numbers_of(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     log = [record for record in records if "loss" in record and isinstance(record.get("step"), int)]
     if not log:
         raise BadFile(f"{path} has no training record (loss and step): was logging off?")
@@ -187,9 +182,5 @@ def _state_path(folder: Path) -> Path | None:
     """Return the ``trainer_state.json`` at the top, or in the newest ``checkpoint-N``."""
     if (folder / STATE_FILE).is_file():
         return folder / STATE_FILE
-    found = [
-        (int(match[1]), path / STATE_FILE)
-        for path in folder.iterdir()
-        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / STATE_FILE).is_file()
-    ]
-    return max(found)[1] if found else None
+    found = [path for path in folder.glob(f"checkpoint-*/{STATE_FILE}") if _CHECKPOINT.fullmatch(path.parent.name)]
+    return max(found, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
