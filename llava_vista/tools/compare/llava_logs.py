@@ -60,7 +60,7 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
 
 
 def _score(
-    task: str, metric: str, value: str | float, count: str | int | None = None, **options: Any
+    task: str, metric: str, value: str | float, count: str | float | None = None, **options: Any
 ) -> tuple[ScoreKey, Score]:
     options = {"main": True, "unit": "%", "count": None if count is None else int(count), **options}
     return ScoreKey(LLAVA_SCRIPTS, task, metric), Score(float(value), True, {}, **options)

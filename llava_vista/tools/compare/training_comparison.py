@@ -13,20 +13,19 @@ from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_ste
 from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
+#: What is compared at the end of the trainings: its name and its unit.
+_COMPARED = {
+    "ce_loss": ("cross-entropy", "nats per token"),
+    "vista_information": ("information of the image", "nats per token"),
+    "vista_information_slope": ("slope of that information", "nats per position"),
+}
 #: What VISTA logs, with its name in reports.
 VISTA_TERMS = {
     "vista_loss": "VISTA loss",
     "vista_similarity": "similarity (mean I)",
     "vista_margin": "margin of the own text",
     "vista_own_first": "own text ranked first",
-    "vista_information": "information of the image (nats per token)",
-    "vista_information_slope": "slope of that information (nats per position)",
-}
-#: What is compared at the end of the trainings: its name and its unit.
-_COMPARED = {
-    "ce_loss": ("cross-entropy", "nats per token"),
-    "vista_information": ("information of the image", "nats per token"),
-    "vista_information_slope": ("slope of that information", "nats per position"),
+    **{key: f"{name} ({unit})" for key, (name, unit) in _COMPARED.items() if key != "ce_loss"},
 }
 #: The share of ``vista_own_first`` that a ranking by chance has.
 CHANCE = "vista_own_first_chance"
@@ -70,33 +69,30 @@ def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[Trainin
     """
     vista, pairing = pair_by_seed(baseline, vista)
     checks = check_conditions(baseline, vista)
-    result = TrainingComparison(
-        arm, baseline, vista, checks, _refusals(arm, baseline, vista, checks), _notes(baseline, vista, checks), [], []
-    )
-    if result.refusals:
-        return result
-    for key, (task, unit) in _COMPARED.items():
+    refusals, notes = _refusals(arm, baseline, vista, checks), _notes(baseline, vista, checks)
+    result = TrainingComparison(arm, baseline, vista, checks, refusals, notes, [], [])
+    for key in _COMPARED if not refusals else ():
         logged = [bool(run.series(key)[0]) for run in (*baseline, *vista)]
-        if key == "ce_loss" or all(logged):
-            found = _compare_ends(key, task, unit, result)
-            if isinstance(found, str) and key == "ce_loss":
-                question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
-                result.not_compared.append(f"{found}. {question}")
-            elif isinstance(found, str):  # a probe that measured seldom leaves the comparison complete
-                result.notes.append(found)
-            else:
-                found.test_seeds(pairing)
-                if found.test is None:
-                    found.notes.append("one run per arm, so the noise between seeds is not known.")
-                result.rows.append(found)
+        found = _compare_ends(key, arm, baseline, vista) if key == "ce_loss" or all(logged) else None
+        if isinstance(found, ScoreRow):
+            found.test_seeds(pairing)
+            if found.test is None:
+                found.notes.append("one run per arm, so the noise between seeds is not known.")
+            result.rows.append(found)
+        elif key == "ce_loss":
+            question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
+            result.not_compared.append(f"{found}. {question}")
+        elif found:  # a probe that measured seldom leaves the comparison complete
+            notes.append(found)
         elif any(logged):
-            result.notes.append(f"{key} is not in the log of every run, so it is not compared")
+            notes.append(f"{key} is not in the log of every run, so it is not compared")
     return result
 
 
-def _compare_ends(key: str, task: str, unit: str, trainings: TrainingComparison) -> ScoreRow | str:
+def _compare_ends(key: str, arm: str, baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> ScoreRow | str:
     """Return what a logged number was at the end of both arms' trainings, or why that cannot be said."""
-    runs = [*trainings.baseline, *trainings.vista]
+    task, unit = _COMPARED[key]
+    runs = [*baseline, *vista]
     steps = common_steps(runs, key)
     reached = min(max(record["step"] for record in run.log) for run in runs)
     last = steps[-end_records(len(steps)) :]
@@ -104,9 +100,9 @@ def _compare_ends(key: str, task: str, unit: str, trainings: TrainingComparison)
     if not last or len(last) < enough or last[-1] < (1 - END_PART) * reached:
         shared = f"{len(steps)} logged steps, the last of them {steps[-1]} of {reached}" if steps else "no logged step"
         return f"{task}: the trainings share {shared}, so their ends cannot be compared"
-    before, after = ([fmean(run.values_at(key, last)) for run in arm] for arm in (trainings.baseline, trainings.vista))
+    before, after = ([fmean(run.values_at(key, last)) for run in of] for of in (baseline, vista))
     metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
-    return ScoreRow("training", task, metric, unit, before, after, None, arm=trainings.arm)
+    return ScoreRow("training", task, metric, unit, before, after, None, arm=arm)
 
 
 def describe_vista(run: TrainingRun) -> str:
@@ -168,33 +164,27 @@ def _refusals(
     arm_name: str, baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
 ) -> list[str]:
     reasons = [check.sentence("VISTA") for check in checks if check.status == DIFFERS]
-    arms = (("baseline", baseline), (arm_name, vista))
-    kinds = [list(dict.fromkeys(describe_vista(run) for run in arm)) for arm in (baseline, vista)]
-    for (name, _), found in zip(arms, kinds, strict=True):
+    arms = {"baseline": baseline, arm_name: vista}
+    before, after = kinds = [list(dict.fromkeys(map(describe_vista, arm))) for arm in arms.values()]
+    for name, found in zip(arms, kinds, strict=True):
         if len(found) > 1:
             reasons.append(f"the runs of the {name} arm differ in VISTA's own options: {' / '.join(found)}")
     if all(run.vista is None for run in vista):
-        swapped = any(run.vista is not None for run in baseline)
-        reasons.append(
-            f"the {arm_name} arm was not trained with VISTA ({kinds[1][0]})"
-            + (", but the baseline was: are the two swapped?" if swapped else "")
-        )
-    elif kinds[0] == kinds[1]:
-        reasons.append(f"VISTA does not differ: {kinds[0][0]} in both arms")
-    for name, arm in arms:
+        swapped = ", but the baseline was: are the two swapped?" * any(run.vista is not None for run in baseline)
+        reasons.append(f"the {arm_name} arm was not trained with VISTA ({after[0]}){swapped}")
+    elif before == after:
+        reasons.append(f"VISTA does not differ: {before[0]} in both arms")
+    for name, arm in arms.items():
         reasons += [f"{run.folder}: {change}" for run in arm for change in describe_parts(run.record, run.log)[0]]
         seeds = Counter(str(run.seed) for run in arm if run.seed is not None)
-        repeated = [seed for seed, times in seeds.items() if times > 1]
-        if repeated:
+        if repeated := [seed for seed, times in seeds.items() if times > 1]:
             reasons.append(f"the {name} arm has the same seed more than once: {', '.join(repeated)}")
     same: dict[tuple[str, str], list[str]] = {}
     for run in (*baseline, *vista):
-        record = run.record or {}
-        if "run_id" in record:
-            same.setdefault((str(record["run_id"]), str(record.get("started"))), []).append(str(run.folder))
-    reasons += [f"{' and '.join(folders)} are one training by run_id and start" for folders in same.values()
-                if len(folders) > 1]  # fmt: skip
-    return reasons
+        if run.record and "run_id" in run.record:
+            same.setdefault((str(run.record["run_id"]), str(run.record.get("started"))), []).append(str(run.folder))
+    copies = [folders for folders in same.values() if len(folders) > 1]
+    return reasons + [f"{' and '.join(folders)} are one training by run_id and start" for folders in copies]
 
 
 def _notes(
@@ -206,13 +196,10 @@ def _notes(
     for run in (*baseline, *vista):
         notes += [f"{run.folder}: {change}" for change in describe_parts(run.record, run.log)[1]]
         for key in ("ce_loss", *VISTA_TERMS):
-            steps = run.nonfinite_steps(key)
-            if steps:
-                kept = len(run.series(key)[0])
-                notes.append(
-                    f"{run.folder}: {key} is NaN or infinite in {len(steps)} of {len(steps) + kept} records (steps "
-                    f"{steps[0]} to {steps[-1]}); they are left out"
-                )
+            if steps := run.nonfinite_steps(key):
+                count = len(steps) + len(run.series(key)[0])
+                where = f"in {len(steps)} of {count} records (steps {steps[0]} to {steps[-1]})"
+                notes.append(f"{run.folder}: {key} is NaN or infinite {where}; they are left out")
     without = [str(run.folder) for run in (*baseline, *vista) if not (run.arguments or run.logged_arguments)]
     if without and any(check.status == UNKNOWN for check in checks):
         notes.append(
