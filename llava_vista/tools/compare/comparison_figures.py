@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..kit.plots import add_legend, curve_style, new_figure, to_bytes
-from ..kit.training_folder import TrainingRun, common_steps
+from ..kit.training_folder import Runs, common_steps
 from .comparison import Comparison
 from .comparison_report import CURVES, format_number, row_label
 from .run_directories import Arm
@@ -40,7 +40,8 @@ def _training_figure(comparison: Comparison, kind: str) -> bytes:
     steps = {
         arm.name: common_steps([*arms[0].trainings, *arm.trainings]) for arm in arms[1:] if arm.name not in refused
     }
-    terms = [key for key in VISTA_TERMS if any(run.series(key)[0] for arm in arms for run in arm.trainings)]
+    logged = [key for key in VISTA_TERMS if any(run.series(key)[0] for arm in arms for run in arm.trainings)]
+    terms = [key for key in logged if key != CHANCE]
     panels = 1 + any(steps.values()) + len(terms)
     columns = 1 if panels < 3 else 2
     rows = -(-panels // columns)
@@ -100,7 +101,7 @@ def _draw_line(axis: Any, steps: Sequence[int], smooth: Any, width: int, **style
     axis.plot(steps[::stride], smooth[::stride], **style)
 
 
-def _values(runs: Sequence[TrainingRun], key: str, steps: Sequence[int]) -> Any:
+def _values(runs: Runs, key: str, steps: Sequence[int]) -> Any:
     """Return a series of all runs, (runs, steps)."""
     import numpy as np
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from ..kit.run_history import describe_parts
-from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, means_at_both_ends
+from ..kit.training_folder import (
+    END_PART,
+    END_RECORDS,
+    Runs,
+    TrainingRun,
+    common_steps,
+    end_records,
+    means_at_both_ends,
+)
 from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
@@ -19,6 +26,8 @@ _COMPARED = {
     "vista_information": ("information of the image", "nats per token"),
     "vista_information_slope": ("slope of that information", "nats per position"),
 }
+#: The share of ``vista_own_first`` that a ranking by chance has.
+CHANCE = "vista_own_first_chance"
 #: What VISTA logs, with its name in reports.
 VISTA_TERMS = {
     "vista_loss": "VISTA loss",
@@ -26,9 +35,8 @@ VISTA_TERMS = {
     "vista_margin": "margin of the own text",
     "vista_own_first": "own text ranked first",
     **{key: f"{name} ({unit})" for key, (name, unit) in _COMPARED.items() if key != "ce_loss"},
+    CHANCE: "own text ranked first, by chance",
 }
-#: The share of ``vista_own_first`` that a ranking by chance has.
-CHANCE = "vista_own_first_chance"
 _DEFAULTS = {"position_weighting": "linear", "text_scope": "all", "on_nonfinite": "stop"}
 
 
@@ -40,13 +48,17 @@ class TrainingComparison:
     """
 
     arm: str
-    baseline: list[TrainingRun]
-    vista: list[TrainingRun]
+    baseline: Runs
+    vista: Runs
     checks: list[ConditionCheck]
-    refusals: list[str]
-    notes: list[str]
-    not_compared: list[str]
-    rows: list[ScoreRow]
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    rows: list[ScoreRow] = field(default_factory=list)
+
+    @property
+    def runs(self) -> Runs:
+        return [*self.baseline, *self.vista]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
@@ -61,19 +73,15 @@ class TrainingComparison:
         }
 
 
-def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[TrainingRun]) -> TrainingComparison:
-    """Compare an arm's trainings with the baseline's.
-
-    Raises:
-        MissingExtraError: several runs per arm need the extra ``compare``.
-    """
+def compare_trainings(arm: str, baseline: Runs, vista: Runs) -> TrainingComparison:
+    """Compare an arm's trainings with the baseline's."""
     vista, pairing = pair_by_seed(baseline, vista)
-    checks = check_conditions(baseline, vista)
-    refusals, notes = _refusals(arm, baseline, vista, checks), _notes(baseline, vista, checks)
-    result = TrainingComparison(arm, baseline, vista, checks, refusals, notes, [], [])
-    for key in _COMPARED if not refusals else ():
-        logged = [bool(run.series(key)[0]) for run in (*baseline, *vista)]
-        found = _compare_ends(key, arm, baseline, vista) if key == "ce_loss" or all(logged) else None
+    result = TrainingComparison(arm, baseline, vista, check_conditions(baseline, vista))
+    _add_refusals(result)
+    _add_notes(result)
+    for key in _COMPARED if not result.refusals else ():
+        logged = [bool(run.series(key)[0]) for run in result.runs]
+        found = _compare_ends(key, result) if key == "ce_loss" or all(logged) else None
         if isinstance(found, ScoreRow):
             found.test_seeds(pairing)
             if found.test is None:
@@ -83,16 +91,15 @@ def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[Trainin
             question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
             result.not_compared.append(f"{found}. {question}")
         elif found:  # a probe that measured seldom leaves the comparison complete
-            notes.append(found)
+            result.notes.append(found)
         elif any(logged):
-            notes.append(f"{key} is not in the log of every run, so it is not compared")
+            result.notes.append(f"{key} is not in the log of every run, so it is not compared")
     return result
 
 
-def _compare_ends(key: str, arm: str, baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> ScoreRow | str:
+def _compare_ends(key: str, trainings: TrainingComparison) -> ScoreRow | str:
     """Return what a logged number was at the end of both arms' trainings, or why that cannot be said."""
-    task, unit = _COMPARED[key]
-    runs = [*baseline, *vista]
+    (task, unit), runs = _COMPARED[key], trainings.runs
     steps = common_steps(runs, key)
     reached = min(max(record["step"] for record in run.log) for run in runs)
     last = steps[-end_records(len(steps)) :]
@@ -100,9 +107,9 @@ def _compare_ends(key: str, arm: str, baseline: Sequence[TrainingRun], vista: Se
     if not last or len(last) < enough or last[-1] < (1 - END_PART) * reached:
         shared = f"{len(steps)} logged steps, the last of them {steps[-1]} of {reached}" if steps else "no logged step"
         return f"{task}: the trainings share {shared}, so their ends cannot be compared"
-    before, after = ([fmean(run.values_at(key, last)) for run in of] for of in (baseline, vista))
+    before, after = ([fmean(run.values_at(key, last)) for run in arm] for arm in (trainings.baseline, trainings.vista))
     metric = f"mean of the last {len(last)} records (steps {last[0]} to {last[-1]})"
-    return ScoreRow("training", task, metric, unit, before, after, None, arm=arm)
+    return ScoreRow("training", task, metric, unit, before, after, None, arm=trainings.arm)
 
 
 def describe_vista(run: TrainingRun) -> str:
@@ -128,10 +135,10 @@ def describe_run(run: TrainingRun) -> str:
     return f"{run.folder} ({', '.join(filter(None, known)) or 'no run record'})"
 
 
-def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
+def summarize_terms(runs: Runs) -> list[dict[str, Any]]:
     """Return what VISTA's terms were at both ends of the training (means of so many records), averaged over runs."""
     summaries = []
-    for key, name in {**VISTA_TERMS, CHANCE: "own text ranked first, by chance"}.items():
+    for key, name in VISTA_TERMS.items():
         series = [run.series(key)[1] for run in runs]
         if all(series):
             first, last = map(fmean, zip(*map(means_at_both_ends, series), strict=True))
@@ -139,7 +146,7 @@ def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
     return summaries
 
 
-def describe_alignment(runs: Sequence[TrainingRun]) -> str:
+def describe_alignment(runs: Runs) -> str:
     """Return a sentence when the VISTA loss fell and nothing shows that it fell by the images; else "".
 
     Both published estimators lower their loss also by what all samples share. The margin (own text less the other
@@ -160,58 +167,54 @@ def describe_alignment(runs: Sequence[TrainingRun]) -> str:
     )
 
 
-def _refusals(
-    arm_name: str, baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
-) -> list[str]:
-    reasons = [check.sentence("VISTA") for check in checks if check.status == DIFFERS]
-    arms = {"baseline": baseline, arm_name: vista}
-    before, after = kinds = [list(dict.fromkeys(map(describe_vista, arm))) for arm in arms.values()]
+def _add_refusals(result: TrainingComparison) -> None:
+    reasons = [check.sentence("VISTA") for check in result.checks if check.status == DIFFERS]
+    arms = {"baseline": result.baseline, result.arm: result.vista}
+    before, after = kinds = [list(dict.fromkeys(map(describe_vista, runs))) for runs in arms.values()]
     for name, found in zip(arms, kinds, strict=True):
         if len(found) > 1:
             reasons.append(f"the runs of the {name} arm differ in VISTA's own options: {' / '.join(found)}")
-    if all(run.vista is None for run in vista):
-        swapped = ", but the baseline was: are the two swapped?" * any(run.vista is not None for run in baseline)
-        reasons.append(f"the {arm_name} arm was not trained with VISTA ({after[0]}){swapped}")
+    if all(run.vista is None for run in result.vista):
+        swapped = ", but the baseline was: are the two swapped?" * any(run.vista is not None for run in result.baseline)
+        reasons.append(f"the {result.arm} arm was not trained with VISTA ({after[0]}){swapped}")
     elif before == after:
         reasons.append(f"VISTA does not differ: {before[0]} in both arms")
-    for name, arm in arms.items():
-        reasons += [f"{run.folder}: {change}" for run in arm for change in describe_parts(run.record, run.log)[0]]
-        seeds = Counter(str(run.seed) for run in arm if run.seed is not None)
+    for name, runs in arms.items():
+        reasons += [f"{run.folder}: {change}" for run in runs for change in describe_parts(run.record, run.log)[0]]
+        seeds = Counter(str(run.seed) for run in runs if run.seed is not None)
         if repeated := [seed for seed, times in seeds.items() if times > 1]:
             reasons.append(f"the {name} arm has the same seed more than once: {', '.join(repeated)}")
     same: dict[tuple[str, str], list[str]] = {}
-    for run in (*baseline, *vista):
+    for run in result.runs:
         if run.record and "run_id" in run.record:
             same.setdefault((str(run.record["run_id"]), str(run.record.get("started"))), []).append(str(run.folder))
     copies = [folders for folders in same.values() if len(folders) > 1]
-    return reasons + [f"{' and '.join(folders)} are one training by run_id and start" for folders in copies]
+    reasons += [f"{' and '.join(folders)} are one training by run_id and start" for folders in copies]
+    result.refusals = reasons
 
 
-def _notes(
-    baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
-) -> list[str]:
-    notes = []
+def _add_notes(result: TrainingComparison) -> None:
+    notes, baseline = result.notes, result.baseline
     if any(run.vista is not None for run in baseline):
         notes.append(f"the baseline was trained with VISTA too ({describe_vista(baseline[0])}): two settings of it")
-    for run in (*baseline, *vista):
+    for run in result.runs:
         notes += [f"{run.folder}: {change}" for change in describe_parts(run.record, run.log)[1]]
         for key in ("ce_loss", *VISTA_TERMS):
             if steps := run.nonfinite_steps(key):
                 count = len(steps) + len(run.series(key)[0])
                 where = f"in {len(steps)} of {count} records (steps {steps[0]} to {steps[-1]})"
                 notes.append(f"{run.folder}: {key} is NaN or infinite {where}; they are left out")
-    without = [str(run.folder) for run in (*baseline, *vista) if not (run.arguments or run.logged_arguments)]
-    if without and any(check.status == UNKNOWN for check in checks):
+    without = [str(run.folder) for run in result.runs if not (run.arguments or run.logged_arguments)]
+    if without and any(check.status == UNKNOWN for check in result.checks):
         notes.append(
             f"no vista.json with the host's arguments in {', '.join(without)}: training a baseline with `--vista "
             "--vista_weight 0` writes one and changes no number of it"
         )
-    return notes
 
 
 def run_summary(run: TrainingRun) -> dict[str, Any]:
     """Return what was trained, and its curves, as plain values."""
-    series = {key: run.series(key) for key in ("ce_loss", *VISTA_TERMS, CHANCE)}
+    series = {key: run.series(key) for key in ("ce_loss", *VISTA_TERMS)}
     return {
         "folder": str(run.folder),
         "vista": describe_vista(run),

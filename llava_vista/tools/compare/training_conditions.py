@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..kit.json_files import package_data
-from ..kit.training_folder import TrainingRun
+from ..kit.training_folder import Runs, TrainingRun
 
 SAME, DIFFERS, UNKNOWN = "same", "differs", "unknown"
 NOT_RECORDED = "not recorded"
@@ -36,7 +36,7 @@ class ConditionCheck:
         return f"{self.topic}: {self.name} is {self.baseline} in the baseline, {self.vista} with {arm}"
 
 
-def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> list[ConditionCheck]:
+def check_conditions(baseline: Runs, vista: Runs) -> list[ConditionCheck]:
     """Compare all runs of both arms, condition by condition. VISTA's own options are not among them."""
     before, after = [_recorded(run) for run in baseline], [_recorded(run) for run in vista]
     checks = [_learning_rates(baseline, vista)]
@@ -120,7 +120,7 @@ def _shown(values: Sequence[Any]) -> str:
     return " / ".join(dict.fromkeys(text if len(text) <= 90 else f"{text[:60]}...{text[-25:]}" for text in texts))
 
 
-def _learning_rates(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> ConditionCheck:
+def _learning_rates(baseline: Runs, vista: Runs) -> ConditionCheck:
     """Compare the logged learning rates: they show peak, warm-up, schedule and length at once."""
     key = "learning rate", "learning rate of every record"
     curves = [

@@ -90,7 +90,10 @@ class TrainingRun:
         return [points[step] for step in steps]
 
 
-def common_steps(runs: Sequence[TrainingRun], key: str = "ce_loss") -> list[int]:
+Runs = Sequence[TrainingRun]
+
+
+def common_steps(runs: Runs, key: str = "ce_loss") -> list[int]:
     """Return the steps at which every run has a value."""
     steps = [set(run.series(key)[0]) for run in runs]
     return sorted(set.intersection(*steps)) if steps else []
