@@ -47,12 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare, write the files of ``--output``, and print the report.
 
-    Returns:
-        0 when everything that was named could be compared, else 1.
-
-    Raises:
-        CompareError: a mistake in the command.
-        MissingExtraError: something that is needed is not installed. Nothing has been printed or written then.
+    Returns 0 when everything that was named could be compared, else 1. Raises CompareError for a mistake in the command
+    and MissingExtraError for what is not installed, before anything is printed or written.
     """
     from ..kit.rendering import print_text, to_text
     from .comparison import compare

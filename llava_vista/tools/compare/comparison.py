@@ -88,12 +88,7 @@ class Comparison:
 
 
 def compare(*folders: Sequence[str]) -> Comparison:
-    """Read the directories of each arm, the baseline's first, and compare the other arms with it.
-
-    Raises:
-        CompareError: one of them is not a directory.
-        MissingExtraError: a test needs the extra ``compare``.
-    """
+    """Read the directories of each arm, the baseline's first, and compare the other arms with it."""
     arms = [read_arm("VISTA" if number else "baseline", named) for number, named in enumerate(folders)]
     baseline, *others = arms
     if len(others) > 1:  # named by VISTA's recorded options, else by a folder, and by number where these are equal

@@ -21,11 +21,7 @@ _POINTS = 60
 
 
 def draw_figures(comparison: Comparison, kind: str = "svg") -> dict[str, bytes]:
-    """Return the figures that there is something to draw for, by the name of their `Figure` in the report.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Return the figures that there is something to draw for, by the name of their `Figure` in the report."""
     figures = {CURVES: _training_figure(comparison, kind)} if comparison.trainings else {}
     for harness in comparison.scores.harnesses():
         if rows := comparison.scores.headline_rows(harness):
@@ -47,7 +43,8 @@ def _training_figure(comparison: Comparison, kind: str) -> bytes:
     rows = -(-panels // columns)
     with new_figure(5 * columns, 1 + 2.3 * rows) as figure:
         axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
-        width = _draw_arms(axes[0], arms, "ce_loss", "cross-entropy (nats per token)")
+        _draw_arms(axes[0], arms, "ce_loss", "cross-entropy (nats per token)")
+        width = max(_width(common_steps(arm.trainings)) for arm in arms)
         smoothed = f" (running mean of {width} records)" if width > 1 else ""
         counts = {len(arm.trainings) for arm in arms}
         band = f"; mean and range of {max(counts)} runs" if counts != {1} else ""
@@ -56,9 +53,8 @@ def _training_figure(comparison: Comparison, kind: str) -> bytes:
         for at, arm in enumerate(arms):
             if shared := steps.get(arm.name):
                 before, after = (_values(of.trainings, "ce_loss", shared).mean(axis=0) for of in (arms[0], arm))
-                smooth, width = _smooth(after - before)
                 axes[1].axhline(0, color=_GREY, linewidth=0.8)
-                _draw_line(axes[1], shared, smooth, width, linewidth=1.4, **curve_style(at))
+                _draw_line(axes[1], shared, after - before, linewidth=1.4, **curve_style(at))
                 axes[1].set_title("cross-entropy, change to the baseline")
         for axis, key in zip(axes[panels - len(terms) :], terms, strict=False):
             _draw_arms(axis, arms, key, VISTA_TERMS[key])
@@ -73,32 +69,25 @@ def _training_figure(comparison: Comparison, kind: str) -> bytes:
         return to_bytes(figure, kind)
 
 
-def _draw_arms(axis: Any, arms: Sequence[Arm], key: str, title: str) -> int:
-    """Draw each arm's mean over runs, their range as a band, and unsmoothed records behind. Return the mean's width.
-
-    A plain baseline has none of VISTA's terms.
-    """
-    widest = 1
+def _draw_arms(axis: Any, arms: Sequence[Arm], key: str, title: str) -> None:
+    """Draw each arm's mean over runs, and their range as a band or the unsmoothed records behind."""
     for at, arm in enumerate(arms):
-        if steps := common_steps(arm.trainings, key):
+        if steps := common_steps(arm.trainings, key):  # a plain baseline has none of VISTA's terms
             style = curve_style(at)
             values = _values(arm.trainings, key, steps)
-            smooth, width = _smooth(values.mean(axis=0))
             if len(values) > 1:
-                low, high = (_smooth(edge)[0] for edge in (values.min(axis=0), values.max(axis=0)))
+                low, high = _smooth(values.min(axis=0)), _smooth(values.max(axis=0))
                 axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            elif width > 1:
+            elif _width(steps) > 1:
                 # as pixels: thousands of points would make the SVG large
                 axis.plot(steps, values[0], color=style["color"], alpha=0.2, linewidth=0.6, rasterized=True)
-            _draw_line(axis, steps, smooth, width, label=arm.name, linewidth=1.6, **style)
-            widest = max(widest, width)
+            _draw_line(axis, steps, values.mean(axis=0), label=arm.name, linewidth=1.6, **style)
     axis.set_title(title)
-    return widest
 
 
-def _draw_line(axis: Any, steps: Sequence[int], smooth: Any, width: int, **style: Any) -> None:
-    stride = max(1, width // 4)  # a denser line would fill its own dashes
-    axis.plot(steps[::stride], smooth[::stride], **style)
+def _draw_line(axis: Any, steps: Sequence[int], values: Any, **style: Any) -> None:
+    stride = max(1, _width(steps) // 4)  # a denser line would fill its own dashes
+    axis.plot(steps[::stride], _smooth(values)[::stride], **style)
 
 
 def _values(runs: Runs, key: str, steps: Sequence[int]) -> Any:
@@ -108,13 +97,17 @@ def _values(runs: Runs, key: str, steps: Sequence[int]) -> Any:
     return np.array([run.values_at(key, steps) for run in runs])
 
 
-def _smooth(values: Any) -> tuple[Any, int]:
-    """Return a running mean, shorter at both ends, and its width in records."""
+def _smooth(values: Any) -> Any:
+    """Return a running mean, shorter at both ends."""
     import numpy as np
 
-    width = len(values) // _POINTS if len(values) >= 2 * _POINTS else 1
-    window = np.ones(width)
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same"), width
+    window = np.ones(_width(values))
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _width(values: Sequence[Any]) -> int:
+    """Return over how many records a curve of so many is smoothed."""
+    return len(values) // _POINTS if len(values) >= 2 * _POINTS else 1
 
 
 def _changes_figure(rows: Sequence[ScoreRow], kind: str) -> bytes:

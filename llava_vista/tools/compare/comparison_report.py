@@ -43,10 +43,8 @@ def _add_trainings(report: Report, comparison: Comparison) -> None:
             report.add(Line(PLAIN, f"{arm.name}: VISTA {kinds}; {'; '.join(map(describe_run, arm.trainings))}"))
     said = _grouped((line, training.arm) for training in comparison.trainings for line in _training_lines(training))
     for (mark, text), names in said.items():
-        is_common = len(names) == len(
-            comparison.trainings
-        )  # what is said of every arm is one line, without their names
-        report.add(Line(mark, text if is_common else f"{', '.join(names)}: {text}"))
+        names_arms = len(names) < len(comparison.trainings)
+        report.add(Line(mark, f"{', '.join(names)}: {text}" if names_arms else text))
     rows = [row for training in comparison.trainings for row in training.rows]
     tasks = [row.task for row in rows]
     rows.sort(key=lambda row: tasks.index(row.task))  # the arms of a number beside each other
@@ -54,9 +52,7 @@ def _add_trainings(report: Report, comparison: Comparison) -> None:
         report.add(_score_table(rows))
         _add_notes(report, rows, lambda row: row.task)
     for training in comparison.trainings:
-        terms = [
-            f"{term['name']} {term['first']:.4g} -> {term['last']:.4g}" for term in summarize_terms(training.vista)
-        ]
+        terms = ["{name} {first:.4g} -> {last:.4g}".format(**term) for term in summarize_terms(training.vista)]
         if terms:
             report.add(Line(PLAIN, f"{training.arm}: {'; '.join(terms)}."))
     caption = "Cross-entropy of all arms (VISTA's ce_loss against the baseline's loss), and VISTA's terms."
@@ -70,10 +66,8 @@ def _training_lines(training: TrainingComparison) -> Iterable[tuple[str, str]]:
         yield from ((WRONG, f"{reason}.") for reason in training.refusals)
     else:
         yield OK, "Nothing that is recorded differs but VISTA."
-    for mark, status, title in (
-        (OK, SAME, "the same"),
-        (NOTE, UNKNOWN, "not recorded in every run, cannot be checked"),
-    ):
+    unknown = "not recorded in every run, cannot be checked"
+    for mark, status, title in ((OK, SAME, "the same"), (NOTE, UNKNOWN, unknown)):
         topics = _grouped((check.topic, check.name) for check in training.checks if check.status == status)
         texts = []
         for topic, names in topics.items():
@@ -144,37 +138,25 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
     """Return a table of the columns that any of the rows fills."""
     spread = " (mean ± sd)" if any(max(len(row.baseline), len(row.vista)) > 1 for row in rows) else ""
     model = next((row.published["model"] for row in rows if row.published), None)
-    head = (
-        *("task", "arm", "metric", "unit", "n", f"baseline{spread}", f"VISTA{spread}", "change", "95% interval", "p"),
-        *("p, Holm", "verdict", f"published: {model}, l2, cosine"),
-    )
-    columns = zip(head, zip(*map(_cells, rows), strict=True), strict=True)
-    filled = {title: cells for title, cells in columns if any(cell != "-" for cell in cells)}
+    titles = f"task/arm/metric/unit/n/baseline{spread}/VISTA{spread}/change/95% interval/p/p, Holm/verdict".split("/")
+    columns = zip([*titles, f"published: {model}, l2, cosine"], zip(*map(_cells, rows), strict=True), strict=True)
+    filled = {title: cells for title, cells in columns if set(cells) != {"-"}}
     words = frozenset(at for at, title in enumerate(filled) if title in ("task", "arm", "metric", "unit", "verdict"))
     return Table(tuple(filled), list(zip(*filled.values(), strict=True)), words)
 
 
-def _cells(row: ScoreRow) -> tuple[str, ...]:
+def _cells(row: ScoreRow) -> list[str]:
     """Return a row's cells, "-" for what it does not have."""
-    means = []
+    cells = [row.task, "-" if row.arm == "VISTA" else row.arm, row.metric, row.unit, str(row.questions or "-")]
     for runs in (row.baseline, row.vista):
         sd = f" ± {format_number(stdev(runs), row.unit)}" if len(runs) > 1 else ""
-        means.append(format_number(fmean(runs), row.unit) + sd)
-    p_values = ["-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (row.p, row.p_holm)]
+        cells.append(format_number(fmean(runs), row.unit) + sd)
+    cells.append(format_number(row.change, row.unit, "+"))
+    cells.append(" to ".join(format_number(end, row.unit, "+") for end in row.interval_95 or ()) or "-")
+    cells += ["-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (row.p, row.p_holm)]
     published = row.published or {}
-    return (
-        row.task,
-        "-" if row.arm == "VISTA" else row.arm,
-        row.metric,
-        row.unit,
-        "-" if row.questions is None else str(row.questions),
-        *means,
-        format_number(row.change, row.unit, "+"),
-        " to ".join(format_number(end, row.unit, "+") for end in row.interval_95 or ()) or "-",
-        *p_values,
-        row.verdict,
-        ", ".join(f"{published[arm]:.2f}" for arm in ("baseline", "l2", "cosine") if published) or "-",
-    )
+    numbers = [f"{published[arm]:.2f}" for arm in ("baseline", "l2", "cosine") if published]
+    return [*cells, row.verdict, ", ".join(numbers) or "-"]
 
 
 def format_number(value: float, unit: str, sign: str = "") -> str:

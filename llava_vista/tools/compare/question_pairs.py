@@ -68,11 +68,7 @@ class Aggregation:
     factor: float = 1.0
 
     def pair(self, baseline: Sequence[Any], vista: Sequence[Any]) -> Paired:
-        """Pair the entries of the same questions.
-
-        Raises:
-            KeyError, TypeError, ValueError: the entries are of another kind.
-        """
+        """Pair the entries of the same questions. KeyError, TypeError, ValueError: they are of another kind."""
         from ..kit.statistics import Paired
 
         strata: dict[Any, dict[Any, list[int]]] = {}

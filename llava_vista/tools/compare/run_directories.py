@@ -27,11 +27,7 @@ class Arm:
 
 
 def read_arm(name: str, folders: Sequence[str]) -> Arm:
-    """Read every directory named for an arm.
-
-    Raises:
-        CompareError: one is not a directory, or is named twice.
-    """
+    """Read every directory named for an arm; CompareError when one is not a directory, or is named twice."""
     arm = Arm(name, [Path(text).expanduser() for text in folders])
     known: set[Path] = set()
     for text, folder in zip(folders, arm.folders, strict=True):

@@ -23,11 +23,7 @@ _RESULT = re.compile(r".+_(acc|score)\.(csv|json)")
 
 
 def read_vlmevalkit(folder: Path) -> EvaluationRun | None:
-    """Read the folder of a model, or of one of its runs.
-
-    Returns:
-        None when it has no results of VLMEvalKit.
-    """
+    """Read the folder of a model, or of one of its runs; None when it has no results of VLMEvalKit."""
     runs = sorted(path for path in folder.iterdir() if path.is_dir() and _RUN_FOLDER.fullmatch(path.name))
     for place in (folder, *reversed(runs)):
         # a link may point to nothing

@@ -33,10 +33,9 @@ _TASK_SETTINGS = (
 
 
 def read_lmms_eval(folder: Path) -> EvaluationRun | None:
-    """Read an output directory: the model's folder, or the one above it.
+    """Read an output directory: the model's folder, or the one above it; None without a ``*_results.json``.
 
-    Returns:
-        None when there is no ``*_results.json`` of lmms-eval. Of several results for a task the newest counts.
+    Of several results for a task the newest counts.
     """
     run = EvaluationRun(folder)
     contents: dict[Path, dict[str, Any]] = {}

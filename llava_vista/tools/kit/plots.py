@@ -42,11 +42,7 @@ def curve_style(index: int, *, marker: bool = False) -> dict[str, Any]:
 
 @contextmanager
 def new_figure(width: float, height: float, settings: Mapping[Any, Any] | None = None) -> Iterator[Any]:
-    """Give an empty figure (inches), with the settings applied until the block ends: draw it and write it inside.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Give an empty figure (inches), with the settings applied until the block ends: draw it and write it inside."""
     with requires_extra("plots"):
         from matplotlib import rc_context
         from matplotlib.figure import Figure

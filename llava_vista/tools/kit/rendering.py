@@ -67,11 +67,7 @@ def _text_table(table: Table) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """Return the report as Markdown. Figures are left to the HTML page.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
-    """
+    """Return the report as Markdown. Figures are left to the HTML page."""
     return _render("report.md.jinja", report)
 
 
@@ -79,9 +75,6 @@ def to_html(report: Report, figures: Mapping[str, bytes] | None = None, title: s
     """Return the report as one HTML page with everything in it.
 
     ``figures`` has SVG by the name of its `Figure`; a figure of the report that is not among them is left out.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
     """
     # As images of their own: the ids inside two SVGs on one page would collide.
     encoded = {name: base64.b64encode(svg).decode("ascii") for name, svg in (figures or {}).items()}

@@ -20,20 +20,13 @@ class TensorBoardLog(NamedTuple):
 
 
 def event_files(folder: Path) -> list[Path]:
-    """Return the event files of an output directory or of a logging directory, the oldest first.
-
-    A name is ``events.out.tfevents.SECONDS.HOST...``.
-    """
+    """Return the event files of an output directory or of a logging directory, the oldest first (by their names)."""
     paths = [*folder.glob("events.out.tfevents.*"), *folder.glob("runs/*/events.out.tfevents.*")]
     return sorted(paths, key=lambda path: path.name)
 
 
 def read_tensorboard(folder: Path) -> TensorBoardLog:
-    """Read all event files. A later one counts from its first step on: it resumes a training, or is another one.
-
-    Raises:
-        MissingExtraError: TensorBoard is not installed.
-    """
+    """Read all event files. A later one counts from its first step on: it resumes a training, or is another one."""
     with requires_extra("tensorboard"):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     records: dict[int, dict[str, Any]] = {}
