@@ -153,7 +153,7 @@ def read_training(folder: Path) -> TrainingRun:
     problems: list[str] = []
 
     def optional(name: str) -> dict[str, Any] | None:
-        for place in (folder / name, path.parent / name):
+        for place in dict.fromkeys((folder / name, path.parent / name)):
             if place.is_file():
                 try:
                     return read_object(place)
