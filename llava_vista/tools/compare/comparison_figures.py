@@ -8,9 +8,8 @@ from typing import Any
 
 from ..kit.plots import add_legend, curve_style, new_figure, to_bytes
 from ..kit.training_folder import Runs, common_steps
-from .comparison import Comparison
+from .comparison import Arm, Comparison
 from .comparison_report import CURVES, format_number, row_label
-from .run_directories import Arm
 from .score_rows import ScoreRow
 from .training_comparison import CHANCE, VISTA_TERMS
 

@@ -93,7 +93,7 @@ def _add_scores(report: Report, comparison: Comparison, harness: str) -> None:
     other = [row for row in rows if row not in main]
     report.add(Heading(f"Evaluation: {harness}"))
     for arm in comparison.arms:
-        runs = [run for run in arm.evaluations if run.has(harness)]
+        runs = [run for run in arm.evaluations if run.harness == harness]
         described = (f"{run.folder} ({', '.join(filter(None, (run.model, run.date)))})" for run in runs)
         report.add(Line(PLAIN, f"{arm.name}: {'; '.join(described) or 'not evaluated'}"))
     same = [f"{name} {value}" for name, value in scores.conditions[harness].items() if value not in _NOTHING]

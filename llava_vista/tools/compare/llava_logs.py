@@ -33,7 +33,7 @@ _SCIENCEQA = re.compile(rf"Total: (\d+), Correct: \d+, Accuracy: {_NUMBER}%, IMG
 
 def read_llava_logs(folder: Path) -> EvaluationRun | None:
     """Read a directory of results and logs, with its sub-directories; None when it has nothing of LLaVA's scripts."""
-    run = EvaluationRun(folder, folder.name, recorded_seed(folder))
+    run = EvaluationRun(LLAVA_SCRIPTS, folder, folder.name, recorded_seed(folder))
     found = [(path, *score) for path in sorted(folder.rglob("*_result.json")) for score in _scienceqa(run, path)]
     for path in sorted(folder.rglob("*")):
         if path.suffix in _LOGS and path.is_file() and path.stat().st_size < _LARGEST_LOG:

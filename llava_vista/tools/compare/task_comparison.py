@@ -9,7 +9,6 @@ from statistics import fmean
 from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
 from ..kit.published_scores import published_model, published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
-from .run_directories import Arm
 from .score_rows import LEVEL, QUESTIONS, ScoreRow, adjust, pair_by_seed
 from .training_conditions import DIFFERS, MISSING, check_condition
 
@@ -66,20 +65,20 @@ class ScoreComparison:
         return len({(row.harness, row.task) for row in self.rows if row.task != AVERAGE})
 
 
-def compare_scores(arms: Sequence[Arm]) -> ScoreComparison:
+def compare_scores(arms: Sequence[tuple[str, Sequence[EvaluationRun]]]) -> ScoreComparison:
     """Compare what was evaluated in each arm and in the baseline, the first one, harness by harness."""
     result = ScoreComparison()
-    for harness in dict.fromkeys(key.harness for arm in arms for run in arm.evaluations for key in run.scores):
-        baseline, *others = ([run for run in arm.evaluations if run.has(harness)] for arm in arms)
-        for arm, runs in zip(arms[1:], others, strict=True):
+    for harness in dict.fromkeys(run.harness for _, evaluations in arms for run in evaluations):
+        (_, baseline), *others = [(arm, [run for run in runs if run.harness == harness]) for arm, runs in arms]
+        for arm, runs in others:
             if baseline and runs:
                 paired, pairing = pair_by_seed(baseline, runs)
-                rows = _compare_harness(harness, arm.name, (baseline, paired), pairing, result)
+                rows = _compare_harness(harness, arm, (baseline, paired), pairing, result)
                 result.rows += rows
                 result.rows += _average([row for row in rows if row.main and row.unit == "%"], pairing)
             else:
                 result.not_compared.append(
-                    f"{harness}: no results for the {arm.name if baseline else 'baseline'} arm. Numbers of different "
+                    f"{harness}: no results for the {arm if baseline else 'baseline'} arm. Numbers of different "
                     "harnesses are never compared."
                 )
         tasks = {row.task for row in result.rows}
@@ -101,7 +100,7 @@ def _compare_harness(
     runs = [run for arm in arms for run in arm]
     model = published_model(run.model for run in runs)
     refused: dict[str, None] = {}  # one line per reason, not one per metric
-    for key in dict.fromkeys(key for run in runs for key in run.scores if key.harness == harness):
+    for key in dict.fromkeys(key for run in runs for key in run.scores):
         without = [run for run in runs if key not in run.scores]
         if without:
             has_task = any(key.task == other.task for run in without for other in run.scores)

@@ -35,7 +35,7 @@ def read_vlmevalkit(folder: Path) -> EvaluationRun | None:
     place = files[0].resolve().parent  # of a link, the run that it belongs to
     is_run = bool(_RUN_FOLDER.fullmatch(place.name))
     model = place.parent.name if is_run else place.name
-    run = EvaluationRun(folder, model, recorded_seed(folder), place.name if is_run else "")
+    run = EvaluationRun(VLMEVALKIT, folder, model, recorded_seed(folder), place.name if is_run else "")
     for path in files:
         name, _, kind = path.stem.rpartition("_")
         if not name.startswith(f"{model}_"):

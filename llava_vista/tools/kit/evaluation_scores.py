@@ -57,12 +57,10 @@ class Score:
 class EvaluationRun:
     """One model evaluated by one harness; its training's seed where that is recorded; and what could not be read."""
 
+    harness: str
     folder: Path
     model: str = ""
     seed: int | None = None
     date: str = ""
     scores: dict[ScoreKey, Score] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-    def has(self, harness: str) -> bool:
-        return any(key.harness == harness for key in self.scores)

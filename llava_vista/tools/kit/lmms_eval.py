@@ -37,7 +37,7 @@ def read_lmms_eval(folder: Path) -> EvaluationRun | None:
 
     Of several results for a task the newest counts.
     """
-    run = EvaluationRun(folder)
+    run = EvaluationRun(LMMS_EVAL, folder)
     contents: dict[Path, dict[str, Any]] = {}
     paths = [*folder.glob("*_results.json"), *folder.glob("*/*_results.json")]
     for path in sorted(paths, key=lambda path: path.name):  # a name begins with the date

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
+from .extras import requires_extra
 from .json_files import BadFile, numbers_of, object_in, read_object
 from .run_history import find_contradiction
-from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
@@ -124,7 +126,37 @@ def looks_like_training(folder: Path) -> bool:
     """Return whether a training wrote here, be it complete or not."""
     names = {path.name for path in folder.iterdir()}
     known = names & {STATE_FILE, RUN_RECORD, "training_args.bin"}
-    return bool(known or event_files(folder) or any(map(_CHECKPOINT.fullmatch, names)))
+    return bool(known or _event_files(folder) or any(map(_CHECKPOINT.fullmatch, names)))
+
+
+def _event_files(folder: Path) -> list[Path]:
+    """Return the event files of an output directory or of a logging directory, the oldest first (by their names)."""
+    paths = [*folder.glob("events.out.tfevents.*"), *folder.glob("runs/*/events.out.tfevents.*")]
+    return sorted(paths, key=lambda path: path.name)
+
+
+def _read_tensorboard(folder: Path) -> dict[str, Any]:
+    """Return the ``log_history`` in all event files, and the texts that transformers adds, by their tags.
+
+    A later file counts from its first step on: it resumes a training, or is another one.
+    """
+    with requires_extra("tensorboard"):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    records: dict[int, dict[str, Any]] = {}
+    texts: dict[str, dict[str, Any]] = {}
+    for path in _event_files(folder):
+        events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+        found: dict[int, dict[str, Any]] = defaultdict(dict)
+        for tag in events.Tags()["scalars"]:
+            if tag.startswith("train/"):
+                for event in events.Scalars(tag):
+                    found[event.step] |= {"step": event.step, tag.removeprefix("train/"): event.value}
+        for tag in events.Tags()["tensors"]:
+            with contextlib.suppress(ValueError, IndexError):  # other texts are no JSON
+                texts[tag] = json.loads(events.Tensors(tag)[0].tensor_proto.string_val[0])
+        if found:
+            records = {step: record for step, record in records.items() if step < min(found)} | found
+    return {**texts, "log_history": [records[step] for step in sorted(records)]}
 
 
 def read_training(folder: Path) -> TrainingRun:
@@ -134,18 +166,17 @@ def read_training(folder: Path) -> TrainingRun:
         BadFile: there is no usable log. Other bad files are in ``problems``.
         MissingExtraError: the log is TensorBoard's, which is not installed.
     """
-    path, written = _state_path(folder), None
+    path = _state_path(folder)
     if path is not None:
-        state = read_object(path)
-    elif events := event_files(folder):
-        path, written = events[-1], read_tensorboard(folder)
-        state = {"log_history": written.log_history}
+        content = read_object(path)
+    elif events := _event_files(folder):
+        path, content = events[-1], _read_tensorboard(folder)
     else:
         raise BadFile(
             f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N, and no event file of "
             "TensorBoard: the training did not reach its first checkpoint, or the file was not copied along."
         )
-    entries = state.pop("log_history", None)
+    entries = content.get("log_history")
     records = [numbers_of(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     log = [record for record in records if "loss" in record and isinstance(record.get("step"), int)]
     if not log:
@@ -161,7 +192,7 @@ def read_training(folder: Path) -> TrainingRun:
                     problems.append(str(error))
         return None
 
-    record, state = optional(RUN_RECORD), numbers_of(state)
+    record, state = optional(RUN_RECORD), numbers_of(content)
     is_final = path == folder / STATE_FILE and not _CHECKPOINT.fullmatch(folder.name)
     reason = None if record is None else find_contradiction(record, state, log, path.stat().st_mtime, is_final)
     if reason:
@@ -174,9 +205,9 @@ def read_training(folder: Path) -> TrainingRun:
         state,
         log,
         record=None if reason else record,
-        model_config=optional("config.json") or (written.model_config if written else None),
+        model_config=optional("config.json") or content.get("model_config/text_summary"),
         adapter_config=optional("adapter_config.json"),
-        logged_arguments=written.arguments if written else None,
+        logged_arguments=content.get("args/text_summary"),
         problems=problems,
     )
 
