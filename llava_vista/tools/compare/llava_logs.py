@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Questions, Score, ScoreKey
+from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Question, Score, ScoreKey
 from ..kit.json_files import BadFile, is_finite, read_lines, read_object
 from ..kit.lmms_eval import digest
 from ..kit.training_folder import recorded_seed
@@ -79,13 +79,13 @@ def _scienceqa(run: EvaluationRun, path: Path) -> Iterator[tuple[ScoreKey, Score
     if output.is_file():
         try:
             answers = read_object(output)  # its name says lines, but it is one object
-            items = [(item, float(name == "correct")) for name in ("correct", "incorrect") for item in answers[name]]
-            questions = Questions(
-                [str(item["question_id"]) for item, _ in items],
-                [digest(str(item["question"])) for item, _ in items],
-                [str(item["ground_truth"]) for item, _ in items],
-                {"accuracy": [right for _, right in items]},
-            )
+            questions = {
+                str(item["question_id"]): Question(
+                    digest(str(item["question"])), str(item["ground_truth"]), {"accuracy": float(name == "correct")}
+                )
+                for name in ("correct", "incorrect")
+                for item in answers[name]
+            }
         except (BadFile, KeyError, TypeError) as error:
             run.problems.append(f"{output} is not what LLaVA's eval_science_qa.py writes ({error}).")
     yield _score("ScienceQA", "accuracy", content["acc"], count, questions=questions)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..kit.evaluation_scores import Questions, Score
+from ..kit.evaluation_scores import Question, Score
 
 if TYPE_CHECKING:
     from ..kit.statistics import Array, Paired
@@ -95,24 +95,21 @@ _AGGREGATIONS = (
 )
 
 
-def join_questions(baseline: Questions, vista: Questions) -> list[tuple[int, int]]:
-    """Return the positions, in the one and in the other, of the questions that both have.
+def join_questions(baseline: Mapping[str, Question], vista: Mapping[str, Question]) -> list[str]:
+    """Return the ids of the questions that both have.
 
     Raises:
         NotPaired: the same id names another prompt or another expected answer, so the tasks differ.
     """
-    where = {name: position for position, name in enumerate(vista.ids)}
-    pairs = [(position, where[name]) for position, name in enumerate(baseline.ids) if name in where]
-    for what, before, after in (
-        ("prompt hash", baseline.prompts, vista.prompts),
-        ("expected answer", baseline.targets, vista.targets),
-    ):
-        different = [baseline.ids[i] for i, j in pairs if before[i] and after[j] and before[i] != after[j]]
+    shared = [name for name in baseline if name in vista]
+    for at, what in enumerate(("prompt hash", "expected answer")):
+        hashes = {name: (baseline[name][at], vista[name][at]) for name in shared}
+        different = [name for name, (before, after) in hashes.items() if before and after and before != after]
         if different:
             raise NotPaired(
-                f"another {what} for {len(different)} of {len(pairs)} questions (the first: doc_id {different[0]})"
+                f"another {what} for {len(different)} of {len(shared)} questions (the first: doc_id {different[0]})"
             )
-    return pairs
+    return shared
 
 
 def pair_questions(metric: str, baseline: Score, vista: Score) -> Paired:
@@ -124,16 +121,14 @@ def pair_questions(metric: str, baseline: Score, vista: Score) -> Paired:
     before, after = baseline.questions, vista.questions
     if before is None or after is None:
         raise NotPaired("the questions were not logged, so there is no interval")
-    pairs, sizes = join_questions(before, after), (len(before.ids), len(after.ids))
-    if len(pairs) < max(sizes):
+    shared = join_questions(before, after)
+    if len(shared) < max(len(before), len(after)):
         raise NotPaired(
-            f"{sizes[0]} questions are logged for the baseline, {sizes[1]} with VISTA, {len(pairs)} in both"
+            f"{len(before)} questions are logged for the baseline, {len(after)} with VISTA, {len(shared)} in both"
         )
-    if metric not in before.entries or metric not in after.entries:
-        raise NotPaired("the questions were logged without this metric")
-    entries = [(before.entries[metric][i], after.entries[metric][j]) for i, j in pairs]
+    entries = [[arm[name].entries.get(metric) for name in shared] for arm in (before, after)]
     # MME's two metrics share a file: a question has the entry of one of them only.
-    asked = [pair for pair in entries if None not in pair]
+    asked = [pair for pair in zip(*entries, strict=True) if None not in pair]
     reported = (baseline.value, vista.value)
     for aggregation in _AGGREGATIONS if asked else ():
         try:

@@ -20,19 +20,12 @@ class ScoreKey(NamedTuple):
     metric: str
 
 
-@dataclass
-class Questions:
-    """A task's logged questions in the order of the file.
+class Question(NamedTuple):
+    """A logged question, with its raw entry by metric. A hash is "" where the file has none."""
 
-    ``prompts`` hashes what was asked, ``targets`` the document and the expected answer; a hash is "" where the file
-    has none. ``entries`` has each metric's raw entry per question, ``answered`` counts answers that are not empty.
-    """
-
-    ids: list[str]
-    prompts: list[str]
-    targets: list[str]
-    entries: Mapping[str, list[Any]]
-    answered: int = 0
+    prompt: str  # the hash of what was asked
+    target: str  # the hash of the document and the expected answer
+    entries: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class Score:
     higher_is_better: bool | None
     conditions: Mapping[str, str]
     count: int | None = None
-    questions: Questions | None = None
+    questions: Mapping[str, Question] | None = None  # by id
     main: bool = False
     unit: str = ""
 

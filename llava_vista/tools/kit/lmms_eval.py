@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .evaluation_scores import LMMS_EVAL, EvaluationRun, Questions, Score, ScoreKey
+from .evaluation_scores import LMMS_EVAL, EvaluationRun, Question, Score, ScoreKey
 from .json_files import BadFile, is_finite, object_in, read_lines, read_object
 from .training_folder import recorded_seed
 
@@ -82,11 +82,14 @@ def _read_task(
     if without or not (numbers or object_in(content, "group_subtasks").get(task)):
         run.problems.append(f"{path}: {task} is not scored ({', '.join(without) or 'it has no metric'}).")
     samples = path.with_name(f"{path.name.removesuffix('_results.json')}_samples_{task}.jsonl")
-    questions = _read_questions(run, samples, {metric for metric, _ in numbers})
-    if questions is not None and not questions.answered:
-        run.problems.append(
-            f"{path}: all {len(questions.ids)} answers to {task} are empty, so its scores are not used."
-        )
+    questions, answered = None, 0
+    try:
+        if samples.is_file():
+            questions, answered = _read_questions(samples, {metric for metric, _ in numbers})
+    except BadFile as error:
+        run.problems.append(f"{error} Its task is compared without its questions.")
+    if questions is not None and not answered:
+        run.problems.append(f"{path}: all {len(questions)} answers to {task} are empty, so its scores are not used.")
         return
     options = object_in(content, "configs", task, "lmms_eval_specific_kwargs")
     uses_ocr = options.get("ocr") or object_in(options, "default").get("ocr")
@@ -127,33 +130,25 @@ def _conditions(content: Mapping[str, Any], task: str) -> dict[str, str]:
     return conditions if "unknown" in release else {"lmms-eval release": release, **conditions}
 
 
-def _read_questions(run: EvaluationRun, path: Path, metrics: Iterable[str]) -> Questions | None:
-    """Return the questions of a task, None when they were not logged or their file is bad."""
-    if not path.is_file():
-        return None
-    questions = Questions([], [], [], {metric: [] for metric in metrics})
-    try:
-        for line in read_lines(path):
-            if "doc_id" not in line:
-                raise BadFile(f"{path} has a line without doc_id: it is no samples file of lmms-eval.")
-            questions.ids.append(str(line["doc_id"]))
-            questions.answered += _has_content(line.get("filtered_resps", line.get("resps", "not logged")))
-            prompt = line.get("input")
-            hashed = line.get("prompt_hash") or (digest(prompt) if isinstance(prompt, str) else "")
-            questions.prompts.append(str(hashed))
-            questions.targets.append(digest(f"{line.get('doc_hash', '')}{line['target']}") if "target" in line else "")
-            for metric, entries in questions.entries.items():
-                entries.append(line.get(metric))
-    except BadFile as error:
-        run.problems.append(f"{error} Its task is compared without its questions.")
-        return None
-    if len(set(questions.ids)) < len(questions.ids):
-        run.problems.append(
-            f"{path} has a doc_id more than once (several filters, or two evaluations in one file), so the questions "
-            "cannot be paired."
-        )
-        return None
-    return questions
+def _read_questions(path: Path, metrics: Iterable[str]) -> tuple[dict[str, Question], int]:
+    """Return the questions of a task by id, and how many answers are not empty.
+
+    Raises:
+        BadFile: the file is bad, or has an id more than once.
+    """
+    questions: dict[str, Question] = {}
+    answered = 0
+    for line in read_lines(path):
+        if "doc_id" not in line:
+            raise BadFile(f"{path} has a line without doc_id: it is no samples file of lmms-eval.")
+        name, prompt = str(line["doc_id"]), line.get("input")
+        if name in questions:
+            raise BadFile(f"{path} has a doc_id more than once (several filters, or two evaluations in one file).")
+        answered += _has_content(line.get("filtered_resps", line.get("resps", "not logged")))
+        hashed = line.get("prompt_hash") or (digest(prompt) if isinstance(prompt, str) else "")
+        target = digest(f"{line.get('doc_hash', '')}{line['target']}") if "target" in line else ""
+        questions[name] = Question(str(hashed), target, {metric: line.get(metric) for metric in metrics})
+    return questions, answered
 
 
 def _has_content(answer: Any) -> bool:
