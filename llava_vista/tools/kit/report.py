@@ -76,11 +76,11 @@ class Checklist:
         return [line for line in self.lines if line.mark == WRONG]
 
 
+@dataclass
 class Report:
     """Blocks and checklists in reading order."""
 
-    def __init__(self, parts: Iterable[Block | Checklist] = ()) -> None:
-        self.parts: list[Block | Checklist] = list(parts)
+    parts: list[Block | Checklist] = field(default_factory=list)
 
     def add(self, *parts: Block | Checklist) -> None:
         """Add blocks, or a checklist that may still grow."""

@@ -160,12 +160,7 @@ def _read_tensorboard(folder: Path) -> dict[str, Any]:
 
 
 def read_training(folder: Path) -> TrainingRun:
-    """Read a training's output directory.
-
-    Raises:
-        BadFile: there is no usable log. Other bad files are in ``problems``.
-        MissingExtraError: the log is TensorBoard's, which is not installed.
-    """
+    """Read a training's output directory; BadFile without a usable log. Other bad files are in ``problems``."""
     path = _state_path(folder)
     if path is not None:
         content = read_object(path)
