@@ -20,6 +20,8 @@ from .task_comparison import ScoreComparison, compare_scores
 from .training_comparison import TrainingComparison, compare_trainings, describe_alignment, describe_vista, run_summary
 from .vlmevalkit import read_vlmevalkit
 
+_READERS = (read_lmms_eval, read_llava_logs, read_vlmevalkit)
+
 
 @dataclass
 class Arm:
@@ -139,28 +141,23 @@ def _read_arm(name: str, folders: Sequence[str]) -> Arm:
                 f"{text} {found}; expected for the {name} arm: a training output directory ({STATE_FILE}), or a "
                 "directory with the results of lmms-eval, VLMEvalKit or LLaVA's own evaluation scripts."
             )
-        _read_folder(arm, folder)
+        is_training = looks_like_training(folder)
+        if is_training:
+            try:
+                arm.trainings.append(read_training(folder))
+                arm.problems += arm.trainings[-1].problems
+            except BadFile as error:
+                arm.problems.append(str(error))
+        evaluations = [evaluation for read in _READERS if (evaluation := read(folder))]
+        for evaluation in evaluations:
+            arm.problems += evaluation.problems
+        arm.evaluations += [evaluation for evaluation in evaluations if evaluation.scores]
+        if not is_training and not evaluations:
+            inside = sorted(path.parent.name for path in folder.glob(f"*/{STATE_FILE}"))
+            hint = f" Did you mean one of its folders: {', '.join(inside)}?" if inside else ""
+            arm.problems.append(
+                f"{folder} holds nothing to compare: no {STATE_FILE} and no TensorBoard events, no *_results.json of "
+                "lmms-eval, no *_acc.csv or *_score.csv of VLMEvalKit, and no output of LLaVA's evaluation scripts."
+                f"{hint}"
+            )
     return arm
-
-
-def _read_folder(arm: Arm, folder: Path) -> None:
-    is_training = looks_like_training(folder)
-    if is_training:
-        try:
-            run = read_training(folder)
-            arm.trainings.append(run)
-            arm.problems += run.problems
-        except BadFile as error:
-            arm.problems.append(str(error))
-    found = [read(folder) for read in (read_lmms_eval, read_llava_logs, read_vlmevalkit)]
-    for evaluation in filter(None, found):
-        arm.problems += evaluation.problems
-        if evaluation.scores:
-            arm.evaluations.append(evaluation)
-    if not is_training and not any(found):
-        inside = sorted(path.parent.name for path in folder.glob(f"*/{STATE_FILE}"))
-        hint = f" Did you mean one of its folders: {', '.join(inside)}?" if inside else ""
-        arm.problems.append(
-            f"{folder} holds nothing to compare: no {STATE_FILE} and no TensorBoard events, no *_results.json of "
-            f"lmms-eval, no *_acc.csv or *_score.csv of VLMEvalKit, and no output of LLaVA's evaluation scripts.{hint}"
-        )

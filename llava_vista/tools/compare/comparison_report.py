@@ -138,8 +138,11 @@ def _score_table(rows: Sequence[ScoreRow]) -> Table:
     """Return a table of the columns that any of the rows fills."""
     spread = " (mean ± sd)" if any(max(len(row.baseline), len(row.vista)) > 1 for row in rows) else ""
     model = next((row.published["model"] for row in rows if row.published), None)
-    titles = f"task/arm/metric/unit/n/baseline{spread}/VISTA{spread}/change/95% interval/p/p, Holm/verdict".split("/")
-    columns = zip([*titles, f"published: {model}, l2, cosine"], zip(*map(_cells, rows), strict=True), strict=True)
+    titles = (
+        *("task", "arm", "metric", "unit", "n", f"baseline{spread}", f"VISTA{spread}", "change", "95% interval", "p"),
+        *("p, Holm", "verdict", f"published: {model}, l2, cosine"),
+    )
+    columns = zip(titles, zip(*map(_cells, rows), strict=True), strict=True)
     filled = {title: cells for title, cells in columns if set(cells) != {"-"}}
     words = frozenset(at for at, title in enumerate(filled) if title in ("task", "arm", "metric", "unit", "verdict"))
     return Table(tuple(filled), list(zip(*filled.values(), strict=True)), words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,14 +142,15 @@ def _learning_rates(baseline: Runs, vista: Runs) -> ConditionCheck:
 
 def _same_data(*runs: TrainingRun) -> list[ConditionCheck]:
     """Compare what two runs of one seed must share if they saw the same data in the same order."""
+    flops = [run.state.get("total_flos") or None for run in runs]
+    losses = [dict(zip(*run.series("ce_loss"), strict=True)).get(1) for run in runs]
     checks = []
-    first, second = (run.state.get("total_flos") for run in runs)
-    if first and second:
-        status = SAME if first == second else DIFFERS
-        checks.append(ConditionCheck("data", "tokens seen (total_flos)", status, f"{first:.8g}", f"{second:.8g}"))
-    first, second = (dict(zip(*run.series("ce_loss"), strict=True)).get(1) for run in runs)
-    if first is not None and second is not None:
-        status = SAME if abs(first - second) <= _FIRST_STEP_TOLERANCE * max(abs(first), 1e-3) else DIFFERS
-        name = "cross-entropy of the first step (data, its order, initial weights)"
-        checks.append(ConditionCheck("data", name, status, f"{first:.4f}", f"{second:.4f}"))
+    for name, values, tolerance, form in (
+        ("tokens seen (total_flos)", flops, 0.0, ".8g"),
+        ("cross-entropy of the first step (data, its order, initial weights)", losses, _FIRST_STEP_TOLERANCE, ".4f"),
+    ):
+        if None not in values:
+            is_same = math.isclose(*values, rel_tol=tolerance, abs_tol=tolerance * 1e-3)
+            texts = (format(value, form) for value in values)
+            checks.append(ConditionCheck("data", name, SAME if is_same else DIFFERS, *texts))
     return checks
