@@ -1,11 +1,4 @@
-"""``llava-vista compare``: a baseline and one or more VISTA arms compared, their trainings and their evaluations.
-
-run_directories      what the named directories hold; llava_logs: the printed results of LLaVA's own scripts
-training_conditions  whether anything but VISTA differs; training_comparison: the trainings' numbers
-task_comparison      the evaluations, task by task; question_pairs: the questions behind the numbers
-score_rows           a number of both arms, with interval and test
-comparison_report    the report; comparison_figures: its figures
-"""
+"""``llava-vista compare``: a baseline and one or more VISTA arms compared, their trainings and their evaluations."""
 
 from __future__ import annotations
 
@@ -23,6 +16,10 @@ if TYPE_CHECKING:
 
 REPORTS, FIGURES = (".html", ".md", ".json"), (".png", ".pdf", ".svg")
 _FORM = "llava-vista compare BASELINE VISTA, or with several runs (seeds) per arm --baseline A1 A2 --vista B1 B2"
+_OUTPUT_HELP = (
+    "also write the report to FILE.html (with figures), .md or .json, or its figures to FILE.png, .pdf or .svg "
+    "(FILE-*.png where there are several); may be given several times"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,23 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folders", nargs="*", metavar="BASELINE VISTA", help="a directory of the baseline, and one per VISTA arm")
     add("--baseline", nargs="+", default=[], metavar="DIR", help="one directory per baseline run")
-    add(
-        "--vista",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="one per run with VISTA, paired by recorded seed; give it again for another arm (method, weight)",
-    )
-    add(
-        *("-o", "--output"),
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="also write the report to FILE.html (with figures), .md or .json, or its figures to FILE.png, .pdf "
-        "or .svg (FILE-*.png where there are several); may be given several times",
-    )
+    vista_help = "one per run with VISTA, paired by recorded seed; give it again for another arm (method, weight)"
+    add("--vista", nargs="+", action="append", default=[], metavar="DIR", help=vista_help)
+    add("-o", "--output", action="append", default=[], type=Path, metavar="FILE", help=_OUTPUT_HELP)
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="print the first sentences of the report only")
 
@@ -64,18 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare, write the files of ``--output``, and print the report.
 
-    Returns:
-        0 when everything that was named could be compared, else 1.
-
-    Raises:
-        CompareError: a mistake in the command.
-        MissingExtraError: something that is needed is not installed. Nothing has been printed or written then.
+    Returns 0 when everything that was named could be compared, else 1. Raises CompareError for a mistake in the command
+    and MissingExtraError for what is not installed, before anything is printed or written.
     """
     from ..kit.rendering import print_text, to_text
     from .comparison import compare
     from .comparison_report import build_report
 
-    arms = _arms(args)
+    if args.folders and (args.baseline or args.vista):
+        raise CompareError(f"name the directories in one way only: {_FORM}.")
+    arms = [[folder] for folder in args.folders] or [args.baseline, *args.vista]
+    if len(arms) < 2 or not arms[0]:
+        raise CompareError(f"name a baseline and a VISTA run: {_FORM}.")
     for path in args.output:
         if path.suffix.lower() not in REPORTS + FIGURES or path.is_dir():
             raise CompareError(f"--output {path}: the suffix must be one of {', '.join(REPORTS + FIGURES)}.")
@@ -88,21 +71,12 @@ def run(args: argparse.Namespace) -> int:
         path.write_bytes(content)
         print(f"written: {path}", file=sys.stderr)
     if args.json:
-        print(_json(comparison))
+        print(json.dumps(comparison.to_dict(), indent=2))
     elif args.quiet:
         print("\n".join(comparison.headlines()))
     else:
         print_text(to_text(build_report(comparison)))
     return 0 if comparison.is_complete else 1
-
-
-def _arms(args: argparse.Namespace) -> list[list[str]]:
-    if args.folders and (args.baseline or args.vista):
-        raise CompareError(f"name the directories in one way only: {_FORM}.")
-    arms = [[folder] for folder in args.folders] or [args.baseline, *args.vista]
-    if len(arms) < 2 or not arms[0]:
-        raise CompareError(f"name a baseline and a VISTA run: {_FORM}.")
-    return arms
 
 
 def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
@@ -119,13 +93,9 @@ def _render(comparison: Comparison, path: Path) -> dict[Path, bytes]:
         names = {name: re.sub(r"[^a-z]+", "-", name.lower()) for name in figures}
         return {path.with_name(f"{path.stem}-{names[name]}{suffix}"): data for name, data in figures.items()}
     if suffix == ".json":
-        text = _json(comparison) + "\n"
+        text = json.dumps(comparison.to_dict(), indent=2) + "\n"
     elif suffix == ".md":
         text = to_markdown(build_report(comparison))
     else:
         text = to_html(build_report(comparison), draw_figures(comparison), "llava-vista compare")
     return {path: text.encode("utf-8")}
-
-
-def _json(comparison: Comparison) -> str:
-    return json.dumps(comparison.to_dict(), indent=2)

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...errors import CompareError
+from ..kit.evaluation_scores import EvaluationRun
+from ..kit.json_files import BadFile
+from ..kit.lmms_eval import read_lmms_eval
 from ..kit.published_scores import published_source
-from .run_directories import Arm, read_arm
+from ..kit.training_folder import STATE_FILE, TrainingRun, looks_like_training, read_training
+from .llava_logs import read_llava_logs
 from .score_rows import adjust
 from .task_comparison import ScoreComparison, compare_scores
 from .training_comparison import TrainingComparison, compare_trainings, describe_alignment, describe_vista, run_summary
+from .vlmevalkit import read_vlmevalkit
+
+_READERS = (read_lmms_eval, read_llava_logs, read_vlmevalkit)
+
+
+@dataclass
+class Arm:
+    """The runs of one arm in the order in which they were named, and what could not be read."""
+
+    name: str
+    folders: list[Path]
+    trainings: list[TrainingRun] = field(default_factory=list)
+    evaluations: list[EvaluationRun] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -43,16 +63,14 @@ class Comparison:
     def headlines(self) -> list[str]:
         """Return what the report is about, whether it is a comparison at all, and the outcome of each arm."""
         parts = []
-        if self.trainings:
+        if self.trainings and self.is_comparable:
             counts = [str(len(arm.trainings)) for arm in self.arms]
-            runs = counts[0] if len(set(counts)) == 1 else "/".join(counts)
-            parts.append(
-                f"trainings (runs per arm: {runs})" if self.is_comparable else "trainings that are NOT comparable"
-            )
+            parts.append(f"trainings (runs per arm: {counts[0] if len(set(counts)) == 1 else '/'.join(counts)})")
+        elif self.trainings:
+            parts.append("trainings that are NOT comparable")
         if self.scores.rows:
             parts.append(f"{self.scores.count_tasks()} evaluated tasks")
-        left = len(self.not_compared) + len(self.problems)
-        if left:
+        if left := len(self.not_compared) + len(self.problems):
             parts.append(f"{left} thing{'s' if left > 1 else ''} that could not be compared (named at the end)")
         names = ", ".join(arm.name for arm in self.arms[1:])
         lines = [f"Baseline against {names}: {', '.join(parts) or 'nothing to compare'}."]
@@ -72,7 +90,10 @@ class Comparison:
                 {
                     "name": arm.name,
                     "trainings": [run_summary(run) for run in arm.trainings],
-                    "evaluations": [run.to_dict() for run in arm.evaluations],
+                    "evaluations": [
+                        {"folder": str(run.folder), "model": run.model, "seed": run.seed, "date": run.date}
+                        for run in arm.evaluations
+                    ],
                 }
                 for arm in self.arms
             ],
@@ -87,33 +108,56 @@ class Comparison:
 
 
 def compare(*folders: Sequence[str]) -> Comparison:
-    """Read the directories of each arm, the baseline's first, and compare the other arms with it.
-
-    Raises:
-        CompareError: one of them is not a directory.
-        MissingExtraError: a test needs the extra ``compare``.
-    """
-    arms = [read_arm("VISTA" if number else "baseline", named) for number, named in enumerate(folders)]
-    if len(arms) > 2:
-        _name(arms[1:])
+    """Read the directories of each arm, the baseline's first, and compare the other arms with it."""
+    arms = [_read_arm("VISTA" if number else "baseline", named) for number, named in enumerate(folders)]
     baseline, *others = arms
+    if len(others) > 1:  # named by VISTA's recorded options, else by a folder, and by number where these are equal
+        names = [
+            describe_vista(arm.trainings[0]).replace(",", "") if arm.trainings else arm.folders[0].name
+            for arm in others
+        ]
+        for number, (arm, name) in enumerate(zip(others, names, strict=True), start=1):
+            arm.name = name if names.count(name) == 1 else f"{name} ({number})"
     problems = [problem for arm in arms for problem in arm.problems]
     trained = [arm.name for arm in arms if arm.trainings]
     if trained and len(trained) < len(arms):
         problems.append(f"there are trainings in some arms only ({', '.join(trained)}); the others' are not compared.")
-    trainings = [
-        compare_trainings(arm.name, baseline.trainings, arm.trainings)
-        for arm in others
-        if baseline.trainings and arm.trainings
-    ]
+    pairs = [(arm.name, baseline.trainings, arm.trainings) for arm in others if baseline.trainings and arm.trainings]
+    trainings = [compare_trainings(*pair) for pair in pairs]
     adjust([row for training in trainings for row in training.rows])
-    return Comparison(arms, trainings, compare_scores(arms), problems)
+    return Comparison(arms, trainings, compare_scores([(arm.name, arm.evaluations) for arm in arms]), problems)
 
 
-def _name(arms: Sequence[Arm]) -> None:
-    """Name several arms by VISTA's recorded options, or else by a folder, and by their number where these are equal."""
-    names = [
-        describe_vista(arm.trainings[0]).replace(",", "") if arm.trainings else arm.folders[0].name for arm in arms
-    ]
-    for number, (arm, name) in enumerate(zip(arms, names, strict=True), start=1):
-        arm.name = name if names.count(name) == 1 else f"{name} ({number})"
+def _read_arm(name: str, folders: Sequence[str]) -> Arm:
+    arm = Arm(name, [Path(text).expanduser() for text in folders])
+    known: set[Path] = set()
+    for text, folder in zip(folders, arm.folders, strict=True):
+        if folder.resolve() in known:
+            raise CompareError(f"{text} is named twice for the {name} arm; name each run once.")
+        known.add(folder.resolve())
+        if not folder.is_dir():
+            found = "is a file" if folder.exists() else "does not exist"
+            raise CompareError(
+                f"{text} {found}; expected for the {name} arm: a training output directory ({STATE_FILE}), or a "
+                "directory with the results of lmms-eval, VLMEvalKit or LLaVA's own evaluation scripts."
+            )
+        is_training = looks_like_training(folder)
+        if is_training:
+            try:
+                arm.trainings.append(read_training(folder))
+                arm.problems += arm.trainings[-1].problems
+            except BadFile as error:
+                arm.problems.append(str(error))
+        evaluations = [evaluation for read in _READERS if (evaluation := read(folder))]
+        for evaluation in evaluations:
+            arm.problems += evaluation.problems
+        arm.evaluations += [evaluation for evaluation in evaluations if evaluation.scores]
+        if not is_training and not evaluations:
+            inside = sorted(path.parent.name for path in folder.glob(f"*/{STATE_FILE}"))
+            hint = f" Did you mean one of its folders: {', '.join(inside)}?" if inside else ""
+            arm.problems.append(
+                f"{folder} holds nothing to compare: no {STATE_FILE} and no TensorBoard events, no *_results.json of "
+                "lmms-eval, no *_acc.csv or *_score.csv of VLMEvalKit, and no output of LLaVA's evaluation scripts."
+                f"{hint}"
+            )
+    return arm

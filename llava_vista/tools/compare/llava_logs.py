@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Questions, Score, ScoreKey
+from ..kit.evaluation_scores import LLAVA_SCRIPTS, EvaluationRun, Question, Score, ScoreKey
 from ..kit.json_files import BadFile, is_finite, read_lines, read_object
 from ..kit.lmms_eval import digest
 from ..kit.training_folder import recorded_seed
@@ -24,10 +24,7 @@ _LARGEST_LOG = 50_000_000  # bytes; a log with progress bars of all tasks is far
 _ROUNDING = 0.006
 _NUMBER = r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)"
 _POPE_BLOCK = re.compile(r"Category: (\w+), # samples: (\d+)(.*?)(?=Category: |\Z)", re.DOTALL)
-_POPE = {
-    "F1": re.compile(rf"F1 score: {_NUMBER}"),
-    "accuracy": re.compile(rf"^Accuracy: {_NUMBER}$", re.MULTILINE),
-}
+_POPE = (("F1", rf"F1 score: {_NUMBER}"), ("accuracy", rf"^Accuracy: {_NUMBER}$"))
 _TEXTVQA = re.compile(rf"^(.*)\n+Samples: (\d+)\nAccuracy: {_NUMBER}%", re.MULTILINE)
 _MME = re.compile(rf"=+ (Perception|Cognition) =+\s+total score: {_NUMBER}")
 _GQA = re.compile(rf"Binary: {_NUMBER}%\s+Open: {_NUMBER}%\s+Accuracy: {_NUMBER}%")
@@ -35,16 +32,16 @@ _SCIENCEQA = re.compile(rf"Total: (\d+), Correct: \d+, Accuracy: {_NUMBER}%, IMG
 
 
 def read_llava_logs(folder: Path) -> EvaluationRun | None:
-    """Read a directory of results and logs, with its sub-directories.
-
-    Returns:
-        None when it has nothing of LLaVA's scripts.
-    """
-    run = EvaluationRun(folder, folder.name, recorded_seed(folder))
+    """Read a directory of results and logs, with its sub-directories; None when it has nothing of LLaVA's scripts."""
+    run = EvaluationRun(LLAVA_SCRIPTS, folder, folder.name, recorded_seed(folder))
+    found = [(path, *score) for path in sorted(folder.rglob("*_result.json")) for score in _scienceqa(run, path)]
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _LOGS and path.is_file() and path.stat().st_size < _LARGEST_LOG:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found += [(path, *score) for score in _printed(text, folder)]
     sources: dict[ScoreKey, Path] = {}
     contradicted: set[ScoreKey] = set()
-
-    def add(path: Path, key: ScoreKey, score: Score) -> None:
+    for path, key, score in found:
         known = run.scores.get(key)
         if known is not None and abs(known.value - score.value) > _ROUNDING:
             contradicted.add(key)
@@ -53,46 +50,53 @@ def read_llava_logs(folder: Path) -> EvaluationRun | None:
                 f"{score.value:g} in {path.name}. Keep one."
             )
         elif known is None or known.questions is None:
-            run.scores[key] = score
-            sources[key] = path
-
-    for path in sorted(folder.rglob("*_result.json")):
-        try:
-            content = read_object(path)
-        except BadFile as error:
-            run.problems.append(str(error))
-            continue
-        if "acc" in content and "results" in content:
-            count = content.get("count")
-            if not is_finite(content["acc"]) or not (count is None or is_finite(count)):
-                run.problems.append(f"{path}: ScienceQA is not scored (acc is {content['acc']}, count {count}).")
-                continue
-            questions = _scienceqa_questions(run, path)
-            number = None if count is None else int(count)
-            add(path, *_score("ScienceQA", "accuracy", content["acc"], number, questions=questions))
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in _LOGS and path.is_file() and path.stat().st_size < _LARGEST_LOG:
-            for key, score in _printed(path.read_text(encoding="utf-8", errors="replace"), folder):
-                add(path, key, score)
+            run.scores[key], sources[key] = score, path
     run.scores = {key: score for key, score in run.scores.items() if key not in contradicted}
     return run if run.scores or run.problems else None
 
 
 def _score(
-    task: str, metric: str, value: str | float, count: str | int | None = None, **options: Any
+    task: str, metric: str, value: str | float, count: str | float | None = None, **options: Any
 ) -> tuple[ScoreKey, Score]:
-    options = {"main": True, "unit": "%", **options}
-    number = None if count is None else int(count)
-    return ScoreKey(LLAVA_SCRIPTS, task, metric), Score(float(value), True, {}, number, **options)
+    options = {"main": True, "unit": "%", "count": None if count is None else int(count), **options}
+    return ScoreKey(LLAVA_SCRIPTS, task, metric), Score(float(value), True, {}, **options)
+
+
+def _scienceqa(run: EvaluationRun, path: Path) -> Iterator[tuple[ScoreKey, Score]]:
+    """Yield the accuracy of a result file, with the questions of the file beside it."""
+    output = path.with_name(path.name.replace("_result.json", "_output.jsonl"))
+    try:
+        content = read_object(path)
+        if "acc" not in content or "results" not in content:
+            return
+        count = content.get("count")
+        if not is_finite(content["acc"]) or not (count is None or is_finite(count)):
+            raise BadFile(f"{path}: ScienceQA is not scored (acc is {content['acc']}, count {count}).")
+    except BadFile as error:
+        run.problems.append(str(error))
+        return
+    questions = None
+    if output.is_file():
+        try:
+            answers = read_object(output)  # its name says lines, but it is one object
+            questions = {
+                str(item["question_id"]): Question(
+                    digest(str(item["question"])), str(item["ground_truth"]), {"accuracy": float(name == "correct")}
+                )
+                for name in ("correct", "incorrect")
+                for item in answers[name]
+            }
+        except (BadFile, KeyError, TypeError) as error:
+            run.problems.append(f"{output} is not what LLaVA's eval_science_qa.py writes ({error}).")
+    yield _score("ScienceQA", "accuracy", content["acc"], count, questions=questions)
 
 
 def _printed(text: str, folder: Path) -> Iterator[tuple[ScoreKey, Score]]:
     """Yield every number that a log holds."""
     f1 = []
     for category, count, block in _POPE_BLOCK.findall(text):
-        for metric, pattern in _POPE.items():
-            match = pattern.search(block)
-            if match:
+        for metric, pattern in _POPE:
+            if match := re.search(pattern, block, re.MULTILINE):
                 value = 100 * float(match[1])
                 f1 += [value] if metric == "F1" else []
                 yield _score(f"POPE {category}", metric, value, count, main=False)
@@ -119,21 +123,3 @@ def _textvqa_task(folder: Path, experiment: str) -> str:
         if prompt:
             return f"TextVQA {'with' if 'OCR token' in prompt else 'without'} OCR tokens"
     return "TextVQA with OCR tokens"
-
-
-def _scienceqa_questions(run: EvaluationRun, result: Path) -> Questions | None:
-    path = result.with_name(result.name.replace("_result.json", "_output.jsonl"))
-    if not path.is_file():
-        return None
-    try:
-        content = read_object(path)  # its name says lines, but it is one object
-        items = [(item, float(right)) for right, name in ((1, "correct"), (0, "incorrect")) for item in content[name]]
-        return Questions(
-            [str(item["question_id"]) for item, _ in items],
-            [digest(str(item["question"])) for item, _ in items],
-            [str(item["ground_truth"]) for item, _ in items],
-            {"accuracy": [right for _, right in items]},
-        )
-    except (BadFile, KeyError, TypeError) as error:
-        run.problems.append(f"{path} is not what LLaVA's eval_science_qa.py writes ({error}).")
-        return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..kit.evaluation_scores import Questions, Score
+from ..kit.evaluation_scores import Question, Score
 
 if TYPE_CHECKING:
     from ..kit.statistics import Array, Paired
@@ -25,74 +25,50 @@ class NotPaired(Exception):
 
 
 def _scores(entries: Sequence[Any]) -> list[float]:
-    return [_score(entry) for entry in entries]
-
-
-def _score(entry: Any) -> float:
-    """A question's score: a number, the ``score`` of an entry, or whether ``pred`` is the ``answer`` (SEED-Bench)."""
-    if not isinstance(entry, Mapping):
-        return float(entry)
-    if "score" in entry:
-        return float(entry["score"])
-    return float(str(entry["pred"]).strip().lower() == str(entry["answer"]).strip().lower())
+    """Return each entry's score: a number, its ``score``, or whether ``pred`` is the ``answer`` (SEED-Bench)."""
+    scores = []
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            scores.append(float(entry))
+        elif "score" in entry:
+            scores.append(float(entry["score"]))
+        else:
+            said, right = (str(entry[name]).strip().lower() for name in ("pred", "answer"))
+            scores.append(float(said == right))
+    return scores
 
 
 def _mme_image(entries: Sequence[Any]) -> list[float]:
-    """MME: an image's accuracy in percent over its two questions, and 100 more when both are right."""
+    """Return an image's accuracy in percent over its two questions, and 100 more when both are right."""
     scores = _scores(entries)
     return [100 * sum(scores) / len(scores) + 100 * (sum(scores) == 2)]
 
 
 def _yes_counts(entries: Sequence[Any]) -> list[float]:
-    """POPE: true positives, false positives and false negatives of "yes"."""
+    """Return true positives, false positives and false negatives of "yes" (POPE)."""
     (entry,) = entries
     said, is_yes = entry["prediction"], entry["ground_truth"] == "yes"
     return [float(said == "yes" and is_yes), float(said == "yes" and not is_yes), float(said == "no" and is_yes)]
 
 
-def _f1(x: Array) -> Array:
-    return _ratio(2 * x[..., 0], 2 * x[..., 0] + x[..., 1] + x[..., 2])
-
-
-def _precision(x: Array) -> Array:
-    return _ratio(x[..., 0], x[..., 0] + x[..., 1])
-
-
-def _recall(x: Array) -> Array:
-    return _ratio(x[..., 0], x[..., 0] + x[..., 2])
-
-
-def _ratio(above: Array, below: Array) -> Array:
-    ratio: Array = above / below.clip(min=1e-300)  # 0 / 0 is 0
-    return ratio
+def _ratio(above: Sequence[float], below: Sequence[float]) -> Callable[[Array], Array]:
+    """Return the ratio of two weighted sums of (..., k) features, where 0 / 0 is 0."""
+    return lambda x: x @ above / (x @ below).clip(min=1e-300)
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How a number is computed from questions: units in strata, and the sum or mean over strata of their means.
+    """How a number is computed from questions: units in strata, and the sum or mean over strata of their means."""
 
-    Attributes:
-        features: of the entries of one unit in one arm.
-        unit: the field whose equal values make one unit; None when each question is one.
-        stratum: the field that splits the questions.
-        averages: whether strata are averaged instead of summed.
-        reduce: from a stratum's mean features (..., k) to (...); None when there is one feature.
-        factor: of the result.
-    """
-
-    features: Callable[[Sequence[Any]], list[float]] = _scores
-    unit: str | None = None
-    stratum: str | None = None
-    averages: bool = False
-    reduce: Callable[[Array], Array] | None = None
+    features: Callable[[Sequence[Any]], list[float]] = _scores  # of the entries of one unit in one arm
+    unit: str | None = None  # the field whose equal values make one unit; None: each question is one
+    stratum: str | None = None  # the field that splits the questions
+    averages: bool = False  # strata are averaged instead of summed
+    reduce: Callable[[Array], Array] | None = None  # a stratum's mean features (..., k) to (...); None: k is 1
     factor: float = 1.0
 
     def pair(self, baseline: Sequence[Any], vista: Sequence[Any]) -> Paired:
-        """Pair the entries of the same questions.
-
-        Raises:
-            KeyError, TypeError, ValueError: the entries are of another kind.
-        """
+        """Pair the entries of the same questions. KeyError, TypeError, ValueError: they are of another kind."""
         from ..kit.statistics import Paired
 
         strata: dict[Any, dict[Any, list[int]]] = {}
@@ -113,30 +89,27 @@ _AGGREGATIONS = (
     Aggregation(factor=100.0),
     Aggregation(_mme_image, unit="question_id", stratum="category"),
     Aggregation(stratum="l2_category", averages=True),  # MMStar
-    Aggregation(_yes_counts, reduce=_f1),
-    Aggregation(_yes_counts, reduce=_precision),
-    Aggregation(_yes_counts, reduce=_recall),
+    Aggregation(_yes_counts, reduce=_ratio((2, 0, 0), (2, 1, 1))),  # F1
+    Aggregation(_yes_counts, reduce=_ratio((1, 0, 0), (1, 1, 0))),  # precision
+    Aggregation(_yes_counts, reduce=_ratio((1, 0, 0), (1, 0, 1))),  # recall
 )
 
 
-def join_questions(baseline: Questions, vista: Questions) -> list[tuple[int, int]]:
-    """Return the positions, in the one and in the other, of the questions that both have.
+def join_questions(baseline: Mapping[str, Question], vista: Mapping[str, Question]) -> list[str]:
+    """Return the ids of the questions that both have.
 
     Raises:
         NotPaired: the same id names another prompt or another expected answer, so the tasks differ.
     """
-    where = {name: position for position, name in enumerate(vista.ids)}
-    pairs = [(position, where[name]) for position, name in enumerate(baseline.ids) if name in where]
-    for what, before, after in (
-        ("prompt hash", baseline.prompts, vista.prompts),
-        ("expected answer", baseline.targets, vista.targets),
-    ):
-        different = [baseline.ids[i] for i, j in pairs if before[i] and after[j] and before[i] != after[j]]
+    shared = [name for name in baseline if name in vista]
+    for at, what in enumerate(("prompt hash", "expected answer")):
+        hashes = {name: (baseline[name][at], vista[name][at]) for name in shared}
+        different = [name for name, (before, after) in hashes.items() if before and after and before != after]
         if different:
             raise NotPaired(
-                f"another {what} for {len(different)} of {len(pairs)} questions (the first: doc_id {different[0]})"
+                f"another {what} for {len(different)} of {len(shared)} questions (the first: doc_id {different[0]})"
             )
-    return pairs
+    return shared
 
 
 def pair_questions(metric: str, baseline: Score, vista: Score) -> Paired:
@@ -148,26 +121,22 @@ def pair_questions(metric: str, baseline: Score, vista: Score) -> Paired:
     before, after = baseline.questions, vista.questions
     if before is None or after is None:
         raise NotPaired("the questions were not logged, so there is no interval")
-    pairs = join_questions(before, after)
-    sizes = len(before.ids), len(after.ids)
-    if len(pairs) < max(sizes):
+    shared = join_questions(before, after)
+    if len(shared) < max(len(before), len(after)):
         raise NotPaired(
-            f"{sizes[0]} questions are logged for the baseline, {sizes[1]} with VISTA, {len(pairs)} in both"
+            f"{len(before)} questions are logged for the baseline, {len(after)} with VISTA, {len(shared)} in both"
         )
-    if metric not in before.entries or metric not in after.entries:
-        raise NotPaired("the questions were logged without this metric")
-    entries = [(before.entries[metric][i], after.entries[metric][j]) for i, j in pairs]
+    entries = [[arm[name].entries.get(metric) for name in shared] for arm in (before, after)]
     # MME's two metrics share a file: a question has the entry of one of them only.
-    asked = [pair for pair in entries if None not in pair]
+    asked = [pair for pair in zip(*entries, strict=True) if None not in pair]
+    reported = (baseline.value, vista.value)
     for aggregation in _AGGREGATIONS if asked else ():
         try:
             paired = aggregation.pair(*zip(*asked, strict=True))
         except (KeyError, TypeError, ValueError):
             continue
-        if all(
-            math.isclose(found, reported, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-            for found, reported in zip(paired.scores(), (baseline.value, vista.value), strict=True)
-        ):
+        both = zip(paired.scores(), reported, strict=True)
+        if all(math.isclose(found, said, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) for found, said in both):
             return paired
     raise NotPaired(
         "no known way of aggregating the logged questions gives the reported numbers, so there is no interval"

@@ -21,17 +21,7 @@ SEEDS, QUESTIONS = "seeds", "questions"
 
 @dataclass(eq=False)
 class ScoreRow:
-    """A number of the baseline and of ``arm``, one value per run, in ``unit``.
-
-    Attributes:
-        questions: how many the number is computed from.
-        interval_95: of the change; None when nothing is known about its noise.
-        p: of the test named ``test``; adjusted for the number of tests, over all arms, in ``p_holm``.
-        noise: what interval and test account for: ``questions`` (other questions might have been asked; both models
-            are taken as they are) or ``seeds`` (other seeds might have been trained).
-        published: the released numbers for this task, in the same unit.
-        paired: the questions behind the number, in ``unit``.
-    """
+    """A number of the baseline and of ``arm``, one value per run, in ``unit``."""
 
     harness: str
     task: str
@@ -40,16 +30,18 @@ class ScoreRow:
     baseline: list[float]
     vista: list[float]
     higher_is_better: bool | None
-    questions: int | None = None
+    questions: int | None = None  # how many the number is computed from
     main: bool = True
-    published: Mapping[str, Any] | None = None
-    interval_95: tuple[float, float] | None = None
+    published: Mapping[str, Any] | None = None  # in the same unit
+    interval_95: tuple[float, float] | None = None  # of the change; None when nothing is known about its noise
     p: float | None = None
-    p_holm: float | None = None
+    p_holm: float | None = None  # adjusted for the number of tests, over all arms
     test: str | None = None
+    #: What interval and test account for: other questions that might have been asked of these two models, or other
+    #: seeds that might have been trained.
     noise: str | None = None
     notes: list[str] = field(default_factory=list)
-    paired: Paired | None = field(default=None, repr=False)
+    paired: Paired | None = field(default=None, repr=False)  # the questions, with their score in ``unit``
     arm: str = "VISTA"
 
     @property
@@ -84,15 +76,10 @@ class ScoreRow:
         return adjusted < LEVEL and not self.interval_95[0] <= 0 <= self.interval_95[1]
 
     @property
-    def is_same(self) -> bool:
-        """Whether no question has another score, which says little of other questions when there are few."""
-        return self.paired is not None and self.paired.is_unchanged()
-
-    @property
     def verdict(self) -> str:
         """The outcome in words, for tables."""
-        if self.is_same:
-            return "no question differs"
+        if self.paired is not None and self.paired.is_unchanged():
+            return "no question differs"  # which says little of other questions when there are few
         if not self.is_significant:
             return "n/a" if self.is_significant is None else "not significant"
         return {True: "better", False: "worse", None: "higher" if self.change > 0 else "lower"}[self.better]
@@ -126,16 +113,19 @@ class ScoreRow:
         """Return plain values for the JSON report."""
         stored = [item.name for item in fields(self) if item.name != "paired"]
         values = {name: getattr(self, name) for name in (*stored, "change", "relative_change", "better", "verdict")}
-        return values | {"baseline": _summary(self.baseline), "vista": _summary(self.vista)}
+        for arm in ("baseline", "vista"):
+            runs = values[arm]
+            values[arm] = {"mean": fmean(runs), "sd": stdev(runs) if len(runs) > 1 else None, "values": runs}
+        return values
 
 
 def adjust(rows: Sequence[ScoreRow]) -> None:
     """Adjust the p values of a family of tests, those of the rows, for their number (Holm)."""
-    tested = [row for row in rows if row.p is not None]
+    tested = {row: row.p for row in rows if row.p is not None}
     if tested:
         from ..kit.statistics import holm
 
-        for row, adjusted in zip(tested, holm([row.p for row in tested if row.p is not None]), strict=True):
+        for row, adjusted in zip(tested, holm(list(tested.values())), strict=True):
             row.p_holm = adjusted
 
 
@@ -146,15 +136,10 @@ def pair_by_seed(baseline: Sequence[Any], vista: Sequence[Any]) -> tuple[list[An
         The runs, and how they are paired, as an addition to the test's name. None when they cannot be paired: their
         recorded seeds or their numbers differ. Where a seed is not recorded, they are paired as they were named.
     """
-    seeds, others = [run.seed for run in baseline], [run.seed for run in vista]
+    seeds, waiting = [run.seed for run in baseline], list(vista)
+    others = [run.seed for run in vista]
     if None in (*seeds, *others):
-        return list(vista), ", in the order named" if len(baseline) == len(vista) else None
+        return waiting, ", in the order named" if len(baseline) == len(vista) else None
     if Counter(seeds) != Counter(others):
-        return list(vista), None
-    waiting = list(vista)
+        return waiting, None
     return [waiting.pop(next(i for i, run in enumerate(waiting) if run.seed == seed)) for seed in seeds], ""
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, spread (sample standard deviation over runs) and every run's value."""
-    return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else None, "values": list(values)}

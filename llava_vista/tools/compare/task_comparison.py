@@ -9,7 +9,6 @@ from statistics import fmean
 from ..kit.evaluation_scores import EvaluationRun, Score, ScoreKey
 from ..kit.published_scores import published_model, published_scores, published_task
 from .question_pairs import NotPaired, join_questions, pair_questions
-from .run_directories import Arm
 from .score_rows import LEVEL, QUESTIONS, ScoreRow, adjust, pair_by_seed
 from .training_conditions import DIFFERS, MISSING, check_condition
 
@@ -31,12 +30,9 @@ MME_NOTE = (
 
 @dataclass
 class ScoreComparison:
-    """Rows of what could be compared, the rest by name, and what a reader should know.
+    """Rows of what could be compared, the rest by name, and what a reader should know."""
 
-    ``conditions`` has, by harness, what was recorded and is the same for all of its compared tasks.
-    """
-
-    conditions: dict[str, dict[str, str]] = field(default_factory=dict)
+    conditions: dict[str, dict[str, str]] = field(default_factory=dict)  # by harness: recorded, and the same everywhere
     rows: list[ScoreRow] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -51,46 +47,45 @@ class ScoreComparison:
 
     def outcome(self, arm: str) -> str:
         """Return the verdicts on an arm's headline numbers in a sentence, "" when none was tested."""
-        rows = [row for row in self.headline_rows() if row.main and row.arm == arm]
         verdicts: dict[str, list[str]] = {}
-        for row in rows:
-            changed = f" {row.change:+.2f}" if row.is_significant else ""
-            verdicts.setdefault(row.verdict, []).append(f"{row.task}{changed}")
+        for row in self.rows:
+            if row.main and row.arm == arm:
+                changed = f" {row.change:+.2f}" if row.is_significant else ""
+                verdicts.setdefault(row.verdict, []).append(f"{row.task}{changed}")
         untested = len(verdicts.pop("n/a", []))
         listed = [
             f"{len(names)} {'where ' * (verdict == 'no question differs')}{verdict}"
             + (f" ({', '.join(names)})" if verdict in ("better", "worse", "higher", "lower") else "")
             for verdict, names in verdicts.items()
         ]
-        tested = f"Of {len(rows) - untested} tested headline numbers: {', '.join(listed)}."
+        tested = f"Of {sum(map(len, verdicts.values()))} tested headline numbers: {', '.join(listed)}."
         return "" if not listed else tested + (f" {untested} could not be tested." if untested else "")
 
     def count_tasks(self) -> int:
         return len({(row.harness, row.task) for row in self.rows if row.task != AVERAGE})
 
 
-def compare_scores(arms: Sequence[Arm]) -> ScoreComparison:
+def compare_scores(arms: Sequence[tuple[str, Sequence[EvaluationRun]]]) -> ScoreComparison:
     """Compare what was evaluated in each arm and in the baseline, the first one, harness by harness."""
     result = ScoreComparison()
-    for harness in dict.fromkeys(key.harness for arm in arms for run in arm.evaluations for key in run.scores):
-        baseline, *others = ([run for run in arm.evaluations if run.has(harness)] for arm in arms)
-        for arm, runs in zip(arms[1:], others, strict=True):
-            if not baseline or not runs:
+    for harness in dict.fromkeys(run.harness for _, evaluations in arms for run in evaluations):
+        (_, baseline), *others = [(arm, [run for run in runs if run.harness == harness]) for arm, runs in arms]
+        for arm, runs in others:
+            if baseline and runs:
+                paired, pairing = pair_by_seed(baseline, runs)
+                rows = _compare_harness(harness, arm, (baseline, paired), pairing, result)
+                result.rows += rows
+                result.rows += _average([row for row in rows if row.main and row.unit == "%"], pairing)
+            else:
                 result.not_compared.append(
-                    f"{harness}: no results for the {arm.name if baseline else 'baseline'} arm. Numbers of different "
+                    f"{harness}: no results for the {arm if baseline else 'baseline'} arm. Numbers of different "
                     "harnesses are never compared."
                 )
-                continue
-            paired, pairing = pair_by_seed(baseline, runs)
-            rows = _compare_harness(harness, arm.name, (baseline, paired), pairing, result)
-            result.rows += rows
-            result.rows += _average([row for row in rows if row.main and row.unit == "%"], pairing)
         tasks = {row.task for row in result.rows}
         compared = [score.conditions for run in baseline for key, score in run.scores.items() if key.task in tasks]
+        first = compared[0] if compared else {}
         result.conditions[harness] = {
-            name: value
-            for name, value in next(iter(compared), {}).items()
-            if all(of.get(name) == value for of in compared)
+            name: value for name, value in first.items() if all(of.get(name) == value for of in compared)
         }
     keys = list(dict.fromkeys(row.key for row in result.rows))  # the arms of a number one below the other
     result.rows.sort(key=lambda row: (row.task == AVERAGE, keys.index(row.key)))
@@ -101,11 +96,11 @@ def compare_scores(arms: Sequence[Arm]) -> ScoreComparison:
 def _compare_harness(
     harness: str, arm: str, arms: Sequence[Sequence[EvaluationRun]], pairing: str | None, result: ScoreComparison
 ) -> list[ScoreRow]:
-    rows = []
+    rows: dict[ScoreKey, ScoreRow] = {}
     runs = [run for arm in arms for run in arm]
     model = published_model(run.model for run in runs)
     refused: dict[str, None] = {}  # one line per reason, not one per metric
-    for key in dict.fromkeys(key for run in runs for key in run.scores if key.harness == harness):
+    for key in dict.fromkeys(key for run in runs for key in run.scores):
         without = [run for run in runs if key not in run.scores]
         if without:
             has_task = any(key.task == other.task for run in without for other in run.scores)
@@ -113,24 +108,23 @@ def _compare_harness(
             refused[f"{name}: missing in {', '.join(str(run.folder) for run in without)}."] = None
             continue
         baseline, vista = ([run.scores[key] for run in of] for of in arms)
-        reason = _incomparable(key.task, arm, baseline, vista)
-        if reason:
+        if reason := _incomparable(key.task, arm, baseline, vista):
             refused[f"{reason}."] = None
         else:
-            rows.append(_row(key, arm, baseline, vista, pairing, model))
+            rows[key] = _row(key, arm, baseline, vista, pairing, model)
     result.not_compared += refused
     # A task's headline is the number that was published for it; else it stays what its harness lists first.
-    published = {row: published_task(row.key) is not None for row in rows}
-    for row in rows:
-        if any(is_published for other, is_published in published.items() if other.task == row.task):
-            row.main = published[row]
-    if model is None and any(published.values()):
+    published = {key for key in rows if published_task(key)}
+    for key, row in rows.items():
+        if key.task in {known.task for known in published}:
+            row.main = key in published
+    if model is None and published:
         names = ", ".join(dict.fromkeys(run.model for run in runs))
         result.notes.append(
             "No published numbers are shown: they are of LLaVA-1.5-7B and TinyLLaVA-Phi-2, and the evaluated models "
             f"are not one of the two by their names ({names})."
         )
-    return rows
+    return list(rows.values())
 
 
 def _incomparable(task: str, arm: str, baseline: Sequence[Score], vista: Sequence[Score]) -> str | None:
@@ -155,8 +149,7 @@ def _incomparable(task: str, arm: str, baseline: Sequence[Score], vista: Sequenc
 def _row(
     key: ScoreKey, arm: str, baseline: Sequence[Score], vista: Sequence[Score], pairing: str | None, model: str | None
 ) -> ScoreRow:
-    first = baseline[0]
-    published = published_task(key)
+    first, published = baseline[0], published_task(key)
     if published is not None:
         scale, unit = float(published["scale"]), str(published["unit"])
     elif first.unit:
@@ -165,21 +158,12 @@ def _row(
         scale, unit = 100.0, "%"
     else:
         scale, unit = 1.0, "points" if key.task.lower().startswith("mme") else "as reported"
-    row = ScoreRow(
-        *key,
-        unit,
-        [scale * score.value for score in baseline],
-        [scale * score.value for score in vista],
-        first.higher_is_better,
-        first.count,
-        first.main,
-        published_scores(key, model),
-        arm=arm,
-    )
+    before, after = ([scale * score.value for score in of] for of in (baseline, vista))
+    row = ScoreRow(*key, unit, before, after, first.higher_is_better, first.count, first.main, arm=arm)
+    row.published = published_scores(key, model)
     if len(baseline) == len(vista) == 1:
         try:
-            paired = pair_questions(key.metric.partition(" (")[0], first, vista[0])
-            row.test_questions(paired.scaled(scale))
+            row.test_questions(pair_questions(key.metric.partition(" (")[0], first, vista[0]).scaled(scale))
         except NotPaired as reason:
             row.notes.append(f"{reason}.")
     else:
@@ -219,18 +203,16 @@ def _adjust(result: ScoreComparison) -> None:
     """Adjust the p values for the number of tests, and note what a reader should know."""
     rows = result.rows
     headline = [row for row in rows if row.p is not None and row.main]
-    adjust(headline)
-    adjust([row for row in rows if not row.main and row.task != AVERAGE])
-    adjust([row for row in rows if row.task == AVERAGE])
+    averages = [row for row in rows if row.task == AVERAGE]
+    for family in (headline, averages, [row for row in rows if not row.main and row.task != AVERAGE]):
+        adjust(family)
     if len(headline) > 1:
         result.notes.append(
             f"{len(headline)} headline numbers were tested: about {LEVEL * len(headline):.1f} of them would have p < "
             f"{LEVEL} by chance alone. A verdict needs that after Holm's adjustment (for further numbers among these), "
             "and an interval without 0."
         )
-    if any(row.noise == QUESTIONS for row in rows):
-        result.notes.append(QUESTIONS_NOTE)
-    if any(row.task == AVERAGE for row in rows):
-        result.notes.append(AVERAGE_NOTE)
-    if any(row.unit == "points" and min(len(row.baseline), len(row.vista)) == 1 for row in rows):
-        result.notes.append(MME_NOTE)
+    is_single = any(row.unit == "points" and min(len(row.baseline), len(row.vista)) == 1 for row in rows)
+    is_of_questions = any(row.noise == QUESTIONS for row in rows)
+    notes = {QUESTIONS_NOTE: is_of_questions, AVERAGE_NOTE: bool(averages), MME_NOTE: is_single}
+    result.notes += [note for note, applies in notes.items() if applies]

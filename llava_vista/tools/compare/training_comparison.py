@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from ..kit.run_history import describe_parts
-from ..kit.training_folder import END_PART, END_RECORDS, TrainingRun, common_steps, end_records, means_at_both_ends
+from ..kit.training_folder import (
+    END_PART,
+    END_RECORDS,
+    Runs,
+    TrainingRun,
+    common_steps,
+    end_records,
+    means_at_both_ends,
+)
 from .score_rows import ScoreRow, pair_by_seed
 from .training_conditions import DIFFERS, UNKNOWN, ConditionCheck, check_conditions
 
-#: What VISTA logs, with its name in reports.
-VISTA_TERMS = {
-    "vista_loss": "VISTA loss",
-    "vista_similarity": "similarity (mean I)",
-    "vista_margin": "margin of the own text",
-    "vista_own_first": "own text ranked first",
-    "vista_information": "information of the image (nats per token)",
-    "vista_information_slope": "slope of that information (nats per position)",
-}
 #: What is compared at the end of the trainings: its name and its unit.
 _COMPARED = {
     "ce_loss": ("cross-entropy", "nats per token"),
@@ -30,6 +28,15 @@ _COMPARED = {
 }
 #: The share of ``vista_own_first`` that a ranking by chance has.
 CHANCE = "vista_own_first_chance"
+#: What VISTA logs, with its name in reports.
+VISTA_TERMS = {
+    "vista_loss": "VISTA loss",
+    "vista_similarity": "similarity (mean I)",
+    "vista_margin": "margin of the own text",
+    "vista_own_first": "own text ranked first",
+    **{key: f"{name} ({unit})" for key, (name, unit) in _COMPARED.items() if key != "ce_loss"},
+    CHANCE: "own text ranked first, by chance",
+}
 _DEFAULTS = {"position_weighting": "linear", "text_scope": "all", "on_nonfinite": "stop"}
 
 
@@ -41,13 +48,17 @@ class TrainingComparison:
     """
 
     arm: str
-    baseline: list[TrainingRun]
-    vista: list[TrainingRun]
+    baseline: Runs
+    vista: Runs
     checks: list[ConditionCheck]
-    refusals: list[str]
-    notes: list[str]
-    not_compared: list[str]
-    rows: list[ScoreRow]
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    rows: list[ScoreRow] = field(default_factory=list)
+
+    @property
+    def runs(self) -> Runs:
+        return [*self.baseline, *self.vista]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the JSON report."""
@@ -62,41 +73,33 @@ class TrainingComparison:
         }
 
 
-def compare_trainings(arm: str, baseline: list[TrainingRun], vista: list[TrainingRun]) -> TrainingComparison:
-    """Compare an arm's trainings with the baseline's.
-
-    Raises:
-        MissingExtraError: several runs per arm need the extra ``compare``.
-    """
+def compare_trainings(arm: str, baseline: Runs, vista: Runs) -> TrainingComparison:
+    """Compare an arm's trainings with the baseline's."""
     vista, pairing = pair_by_seed(baseline, vista)
-    checks = check_conditions(baseline, vista)
-    result = TrainingComparison(
-        arm, baseline, vista, checks, _refusals(arm, baseline, vista, checks), _notes(baseline, vista, checks), [], []
-    )
-    if result.refusals:
-        return result
-    for key, (task, unit) in _COMPARED.items():
-        logged = [bool(run.series(key)[0]) for run in (*baseline, *vista)]
-        if key == "ce_loss" or all(logged):
-            found = _compare_ends(key, task, unit, result)
-            if isinstance(found, str) and key == "ce_loss":
-                question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
-                result.not_compared.append(f"{found}. {question}")
-            elif isinstance(found, str):  # a probe that measured seldom leaves the comparison complete
-                result.notes.append(found)
-            else:
-                found.test_seeds(pairing)
-                if found.test is None:
-                    found.notes.append("one run per arm, so the noise between seeds is not known.")
-                result.rows.append(found)
+    result = TrainingComparison(arm, baseline, vista, check_conditions(baseline, vista))
+    _add_refusals(result)
+    _add_notes(result)
+    for key in _COMPARED if not result.refusals else ():
+        logged = [bool(run.series(key)[0]) for run in result.runs]
+        found = _compare_ends(key, result) if key == "ce_loss" or all(logged) else None
+        if isinstance(found, ScoreRow):
+            found.test_seeds(pairing)
+            if found.test is None:
+                found.notes.append("one run per arm, so the noise between seeds is not known.")
+            result.rows.append(found)
+        elif key == "ce_loss":
+            question = "Were they logged at other steps (logging_steps), or is much of a log not a number?"
+            result.not_compared.append(f"{found}. {question}")
+        elif found:  # a probe that measured seldom leaves the comparison complete
+            result.notes.append(found)
         elif any(logged):
             result.notes.append(f"{key} is not in the log of every run, so it is not compared")
     return result
 
 
-def _compare_ends(key: str, task: str, unit: str, trainings: TrainingComparison) -> ScoreRow | str:
+def _compare_ends(key: str, trainings: TrainingComparison) -> ScoreRow | str:
     """Return what a logged number was at the end of both arms' trainings, or why that cannot be said."""
-    runs = [*trainings.baseline, *trainings.vista]
+    (task, unit), runs = _COMPARED[key], trainings.runs
     steps = common_steps(runs, key)
     reached = min(max(record["step"] for record in run.log) for run in runs)
     last = steps[-end_records(len(steps)) :]
@@ -132,10 +135,10 @@ def describe_run(run: TrainingRun) -> str:
     return f"{run.folder} ({', '.join(filter(None, known)) or 'no run record'})"
 
 
-def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
+def summarize_terms(runs: Runs) -> list[dict[str, Any]]:
     """Return what VISTA's terms were at both ends of the training (means of so many records), averaged over runs."""
     summaries = []
-    for key, name in {**VISTA_TERMS, CHANCE: "own text ranked first, by chance"}.items():
+    for key, name in VISTA_TERMS.items():
         series = [run.series(key)[1] for run in runs]
         if all(series):
             first, last = map(fmean, zip(*map(means_at_both_ends, series), strict=True))
@@ -143,7 +146,7 @@ def summarize_terms(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
     return summaries
 
 
-def describe_alignment(runs: Sequence[TrainingRun]) -> str:
+def describe_alignment(runs: Runs) -> str:
     """Return a sentence when the VISTA loss fell and nothing shows that it fell by the images; else "".
 
     Both published estimators lower their loss also by what all samples share. The margin (own text less the other
@@ -164,67 +167,54 @@ def describe_alignment(runs: Sequence[TrainingRun]) -> str:
     )
 
 
-def _refusals(
-    arm_name: str, baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
-) -> list[str]:
-    reasons = [check.sentence("VISTA") for check in checks if check.status == DIFFERS]
-    arms = (("baseline", baseline), (arm_name, vista))
-    kinds = [list(dict.fromkeys(describe_vista(run) for run in arm)) for arm in (baseline, vista)]
-    for (name, _), found in zip(arms, kinds, strict=True):
+def _add_refusals(result: TrainingComparison) -> None:
+    reasons = [check.sentence("VISTA") for check in result.checks if check.status == DIFFERS]
+    arms = {"baseline": result.baseline, result.arm: result.vista}
+    before, after = kinds = [list(dict.fromkeys(map(describe_vista, runs))) for runs in arms.values()]
+    for name, found in zip(arms, kinds, strict=True):
         if len(found) > 1:
             reasons.append(f"the runs of the {name} arm differ in VISTA's own options: {' / '.join(found)}")
-    if all(run.vista is None for run in vista):
-        swapped = any(run.vista is not None for run in baseline)
-        reasons.append(
-            f"the {arm_name} arm was not trained with VISTA ({kinds[1][0]})"
-            + (", but the baseline was: are the two swapped?" if swapped else "")
-        )
-    elif kinds[0] == kinds[1]:
-        reasons.append(f"VISTA does not differ: {kinds[0][0]} in both arms")
-    for name, arm in arms:
-        reasons += [f"{run.folder}: {change}" for run in arm for change in describe_parts(run.record, run.log)[0]]
-        seeds = Counter(str(run.seed) for run in arm if run.seed is not None)
-        repeated = [seed for seed, times in seeds.items() if times > 1]
-        if repeated:
+    if all(run.vista is None for run in result.vista):
+        swapped = ", but the baseline was: are the two swapped?" * any(run.vista is not None for run in result.baseline)
+        reasons.append(f"the {result.arm} arm was not trained with VISTA ({after[0]}){swapped}")
+    elif before == after:
+        reasons.append(f"VISTA does not differ: {before[0]} in both arms")
+    for name, runs in arms.items():
+        reasons += [f"{run.folder}: {change}" for run in runs for change in describe_parts(run.record, run.log)[0]]
+        seeds = Counter(str(run.seed) for run in runs if run.seed is not None)
+        if repeated := [seed for seed, times in seeds.items() if times > 1]:
             reasons.append(f"the {name} arm has the same seed more than once: {', '.join(repeated)}")
     same: dict[tuple[str, str], list[str]] = {}
-    for run in (*baseline, *vista):
-        record = run.record or {}
-        if "run_id" in record:
-            same.setdefault((str(record["run_id"]), str(record.get("started"))), []).append(str(run.folder))
-    reasons += [f"{' and '.join(folders)} are one training by run_id and start" for folders in same.values()
-                if len(folders) > 1]  # fmt: skip
-    return reasons
+    for run in result.runs:
+        if run.record and "run_id" in run.record:
+            same.setdefault((str(run.record["run_id"]), str(run.record.get("started"))), []).append(str(run.folder))
+    copies = [folders for folders in same.values() if len(folders) > 1]
+    reasons += [f"{' and '.join(folders)} are one training by run_id and start" for folders in copies]
+    result.refusals = reasons
 
 
-def _notes(
-    baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun], checks: Sequence[ConditionCheck]
-) -> list[str]:
-    notes = []
+def _add_notes(result: TrainingComparison) -> None:
+    notes, baseline = result.notes, result.baseline
     if any(run.vista is not None for run in baseline):
         notes.append(f"the baseline was trained with VISTA too ({describe_vista(baseline[0])}): two settings of it")
-    for run in (*baseline, *vista):
+    for run in result.runs:
         notes += [f"{run.folder}: {change}" for change in describe_parts(run.record, run.log)[1]]
         for key in ("ce_loss", *VISTA_TERMS):
-            steps = run.nonfinite_steps(key)
-            if steps:
-                kept = len(run.series(key)[0])
-                notes.append(
-                    f"{run.folder}: {key} is NaN or infinite in {len(steps)} of {len(steps) + kept} records (steps "
-                    f"{steps[0]} to {steps[-1]}); they are left out"
-                )
-    without = [str(run.folder) for run in (*baseline, *vista) if not (run.arguments or run.logged_arguments)]
-    if without and any(check.status == UNKNOWN for check in checks):
+            if steps := run.nonfinite_steps(key):
+                count = len(steps) + len(run.series(key)[0])
+                where = f"in {len(steps)} of {count} records (steps {steps[0]} to {steps[-1]})"
+                notes.append(f"{run.folder}: {key} is NaN or infinite {where}; they are left out")
+    without = [str(run.folder) for run in result.runs if not (run.arguments or run.logged_arguments)]
+    if without and any(check.status == UNKNOWN for check in result.checks):
         notes.append(
             f"no vista.json with the host's arguments in {', '.join(without)}: training a baseline with `--vista "
             "--vista_weight 0` writes one and changes no number of it"
         )
-    return notes
 
 
 def run_summary(run: TrainingRun) -> dict[str, Any]:
     """Return what was trained, and its curves, as plain values."""
-    series = {key: run.series(key) for key in ("ce_loss", *VISTA_TERMS, CHANCE)}
+    series = {key: run.series(key) for key in ("ce_loss", *VISTA_TERMS)}
     return {
         "folder": str(run.folder),
         "vista": describe_vista(run),

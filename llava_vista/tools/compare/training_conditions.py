@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..kit.json_files import package_data
-from ..kit.training_folder import TrainingRun
+from ..kit.training_folder import Runs, TrainingRun
 
 SAME, DIFFERS, UNKNOWN = "same", "differs", "unknown"
 NOT_RECORDED = "not recorded"
@@ -36,7 +37,7 @@ class ConditionCheck:
         return f"{self.topic}: {self.name} is {self.baseline} in the baseline, {self.vista} with {arm}"
 
 
-def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> list[ConditionCheck]:
+def check_conditions(baseline: Runs, vista: Runs) -> list[ConditionCheck]:
     """Compare all runs of both arms, condition by condition. VISTA's own options are not among them."""
     before, after = [_recorded(run) for run in baseline], [_recorded(run) for run in vista]
     checks = [_learning_rates(baseline, vista)]
@@ -59,34 +60,35 @@ def check_conditions(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRu
 
 def _recorded(run: TrainingRun) -> dict[str, Conditions | None]:
     """Return what each file of a run records, None for a file that is not there."""
-    adapter, config, record = run.adapter_config or {}, run.model_config, run.record
-    sources: dict[str, Conditions | None] = dict.fromkeys(("arguments", "TensorBoard", "surroundings", "config"))
+    record, adapter, config = run.record or {}, run.adapter_config or {}, run.model_config
+    lora = {name: _sorted(adapter.get(name)) for name in _DATA["adapter"]}
     # Apart from each other: the run record keeps only the type of values that may be private.
-    for source, arguments in (("arguments", run.arguments), ("TensorBoard", run.logged_arguments)):
-        if arguments:
-            sources[source] = {
-                (_TOPIC_OF.get(name, "other options"), name): value
-                for name, value in arguments.items()
-                if name not in _DATA["harmless_arguments"]
-            }
-    if record is not None:
-        versions = record.get("versions") or {}
-        sources["surroundings"] = {
-            ("batch size", "world_size"): record.get("world_size"),
-            **{("data", name): value for name, value in (record.get("data") or {}).items()},
-            **{("software", name): versions[name] for name in versions if name not in ("llava-vista", "python")},
-        }
-    if config is not None:
-        sources["config"] = {
-            ("model (config.json)", name): value
-            for name, value in config.items()
-            if name not in _DATA["harmless_config"]
-        }
-    # Without this file there is no LoRA, which is a condition too.
-    sources["adapter"] = {("LoRA (adapter_config.json)", name): _sorted(adapter.get(name)) for name in _DATA["adapter"]}
-    for name, key in _DATA["state"].items():  # each on its own: older versions of transformers write fewer of them
-        sources[name] = {tuple(key): run.state[name]} if run.state.get(name) is not None else None
-    return sources
+    arguments = [
+        _named("other options", of, _DATA["harmless_arguments"]) if of else None
+        for of in (run.arguments, run.logged_arguments)
+    ]
+    surroundings = {
+        ("batch size", "world_size"): record.get("world_size"),
+        **_named("data", record.get("data") or {}),
+        **_named("software", record.get("versions") or {}, ("llava-vista", "python")),
+    }
+    return {
+        "arguments": arguments[0],
+        "TensorBoard": arguments[1],
+        "surroundings": None if run.record is None else surroundings,
+        "config": None if config is None else _named("model (config.json)", config, _DATA["harmless_config"]),
+        "adapter": _named("LoRA (adapter_config.json)", lora),  # without this file there is no LoRA: a condition too
+        # Each on its own: older versions of transformers write fewer of them.
+        **{
+            name: None if run.state.get(name) is None else {tuple(key): run.state[name]}
+            for name, key in _DATA["state"].items()
+        },
+    }
+
+
+def _named(topic: str, values: Mapping[str, Any], skipped: Sequence[str] = ()) -> Conditions:
+    known = _TOPIC_OF if topic == "other options" else {}
+    return {(known.get(name, topic), name): value for name, value in values.items() if name not in skipped}
 
 
 def _sorted(value: Any) -> Any:
@@ -119,7 +121,7 @@ def _shown(values: Sequence[Any]) -> str:
     return " / ".join(dict.fromkeys(text if len(text) <= 90 else f"{text[:60]}...{text[-25:]}" for text in texts))
 
 
-def _learning_rates(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun]) -> ConditionCheck:
+def _learning_rates(baseline: Runs, vista: Runs) -> ConditionCheck:
     """Compare the logged learning rates: they show peak, warm-up, schedule and length at once."""
     key = "learning rate", "learning rate of every record"
     curves = [
@@ -129,26 +131,26 @@ def _learning_rates(baseline: Sequence[TrainingRun], vista: Sequence[TrainingRun
     steps = sorted(set.intersection(*map(set, curves)))
     if not steps:
         return ConditionCheck(*key, UNKNOWN, NOT_RECORDED, NOT_RECORDED)
-    first = curves[0]
     for step in steps:
         rates = [curve[step] for curve in curves]
-        if any(abs(rate - first[step]) > 1e-6 * abs(first[step]) for rate in rates):
+        if any(abs(rate - rates[0]) > 1e-6 * abs(rates[0]) for rate in rates):
             arms = rates[: len(baseline)], rates[len(baseline) :]
             return ConditionCheck(*key, DIFFERS, *(f"{_shown(arm)} at step {step}" for arm in arms))
-    text = f"{len(steps)} records, peak {max(first.values()):g}"
+    text = f"{len(steps)} records, peak {max(curves[0].values()):g}"
     return ConditionCheck(*key, SAME, text, text)
 
 
-def _same_data(baseline: TrainingRun, vista: TrainingRun) -> list[ConditionCheck]:
+def _same_data(*runs: TrainingRun) -> list[ConditionCheck]:
     """Compare what two runs of one seed must share if they saw the same data in the same order."""
+    flops = [run.state.get("total_flos") or None for run in runs]
+    losses = [dict(zip(*run.series("ce_loss"), strict=True)).get(1) for run in runs]
     checks = []
-    flops = [run.state.get("total_flos") for run in (baseline, vista)]
-    if all(flops):
-        status = SAME if flops[0] == flops[1] else DIFFERS
-        checks.append(ConditionCheck("data", "tokens seen (total_flos)", status, *(f"{count:.8g}" for count in flops)))
-    first = [dict(zip(*run.series("ce_loss"), strict=True)).get(1) for run in (baseline, vista)]
-    if first[0] is not None and first[1] is not None:
-        close = abs(first[0] - first[1]) <= _FIRST_STEP_TOLERANCE * max(abs(first[0]), 1e-3)
-        name = "cross-entropy of the first step (data, its order, initial weights)"
-        checks.append(ConditionCheck("data", name, SAME if close else DIFFERS, f"{first[0]:.4f}", f"{first[1]:.4f}"))
+    for name, values, tolerance, form in (
+        ("tokens seen (total_flos)", flops, 0.0, ".8g"),
+        ("cross-entropy of the first step (data, its order, initial weights)", losses, _FIRST_STEP_TOLERANCE, ".4f"),
+    ):
+        if None not in values:
+            is_same = math.isclose(*values, rel_tol=tolerance, abs_tol=tolerance * 1e-3)
+            texts = (format(value, form) for value in values)
+            checks.append(ConditionCheck("data", name, SAME if is_same else DIFFERS, *texts))
     return checks

@@ -13,31 +13,31 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..kit.evaluation_scores import VLMEVALKIT, EvaluationRun, Score, ScoreKey
 from ..kit.training_folder import recorded_seed
 
 _RUN_FOLDER = re.compile(r"T\d+_G\w*")
-_RESULT = re.compile(r"(?P<name>.+)_(?P<kind>acc|score)\.(csv|json)")
+_RESULT = re.compile(r".+_(acc|score)\.(csv|json)")
 
 
 def read_vlmevalkit(folder: Path) -> EvaluationRun | None:
-    """Read the folder of a model, or of one of its runs.
-
-    Returns:
-        None when it has no results of VLMEvalKit.
-    """
+    """Read the folder of a model, or of one of its runs; None when it has no results of VLMEvalKit."""
     runs = sorted(path for path in folder.iterdir() if path.is_dir() and _RUN_FOLDER.fullmatch(path.name))
-    found = next((files for files in map(_results, [folder, *reversed(runs)]) if files), [])
-    if not found:
+    for place in (folder, *reversed(runs)):
+        # a link may point to nothing
+        files = [path for path in sorted(place.iterdir()) if _RESULT.fullmatch(path.name) and path.is_file()]
+        if files:
+            break
+    else:
         return None
-    place = found[0][0].resolve().parent  # of a link, the run that it belongs to
+    place = files[0].resolve().parent  # of a link, the run that it belongs to
     is_run = bool(_RUN_FOLDER.fullmatch(place.name))
     model = place.parent.name if is_run else place.name
-    run = EvaluationRun(folder, model, recorded_seed(folder), place.name if is_run else "")
-    for path, name, kind in found:
+    run = EvaluationRun(VLMEVALKIT, folder, model, recorded_seed(folder), place.name if is_run else "")
+    for path in files:
+        name, _, kind = path.stem.rpartition("_")
         if not name.startswith(f"{model}_"):
             run.problems.append(f"{path} is not named after its folder's model, {model}, so its task is not known.")
             continue
@@ -48,34 +48,23 @@ def read_vlmevalkit(folder: Path) -> EvaluationRun | None:
     return run
 
 
-def _results(folder: Path) -> list[tuple[Path, str, str]]:
-    """Return (path, name, kind) of the result files that are there; a link may point to nothing."""
-    files = ((path, _RESULT.fullmatch(path.name)) for path in sorted(folder.iterdir()))
-    return [(path, match["name"], match["kind"]) for path, match in files if match and path.is_file()]
-
-
 def _read_file(run: EvaluationRun, path: Path, task: str, is_accuracy: bool) -> None:
     text = path.read_text(encoding="utf-8-sig")
     rows = [json.loads(text)] if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("an object was expected")
     count = len(run.scores)
-    for number, row in enumerate(rows):
-        words = [str(value) for value in row.values() if _number(value) is None and value not in (None, "", "none")]
+    for line, row in enumerate(rows):
+        values = {name: _number(value) for name, value in row.items()}
+        numbers = {name: value for name, value in values.items() if value is not None}
+        words = [str(row[name]) for name in values if name not in numbers and row[name] not in (None, "", "none")]
         named = f"{task} ({', '.join(words)})" if words else task
-        unit = ("" if "split" in row else "%") if is_accuracy else "as reported"
-        for position, (metric, value) in enumerate(_numbers(row)):
-            score = Score(value, True if is_accuracy else None, {}, main=number == position == 0, unit=unit)
+        unit, better = ("" if "split" in row else "%", True) if is_accuracy else ("as reported", None)
+        for position, (metric, value) in enumerate(numbers.items()):
+            score = Score(value, better, {}, main=line == position == 0, unit=unit)
             run.scores[ScoreKey(VLMEVALKIT, named, metric)] = score
     if len(run.scores) == count:
         run.problems.append(f"{path}: {task} is not scored (there is no number in it).")
-
-
-def _numbers(row: dict[str, object]) -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        number = _number(value)
-        if number is not None:
-            yield name, number
 
 
 def _number(value: object) -> float | None:

@@ -20,43 +20,28 @@ class ScoreKey(NamedTuple):
     metric: str
 
 
-@dataclass
-class Questions:
-    """A task's logged questions in the order of the file. A hash is "" where the file has none.
+class Question(NamedTuple):
+    """A logged question, with its raw entry by metric. A hash is "" where the file has none."""
 
-    Attributes:
-        prompts: hashes of what was asked.
-        targets: hashes of the document and the expected answer.
-        entries: each metric's raw entry per question.
-        answered: how many have an answer that is not empty.
-    """
-
-    ids: list[str]
-    prompts: list[str]
-    targets: list[str]
-    entries: Mapping[str, list[Any]]
-    answered: int = 0
+    prompt: str  # the hash of what was asked
+    target: str  # the hash of the document and the expected answer
+    entries: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A reported number.
+    """A reported number, the ``main`` one of its task or not.
 
-    Attributes:
-        value: as the harness reports it.
-        higher_is_better: None when the harness does not say.
-        conditions: what must be equal in both arms for the numbers to be comparable, in words.
-        count: how many questions it is computed from, where reported.
-        questions: the questions, where they were logged.
-        main: whether it is the task's headline metric.
-        unit: of the value; "" where it must be concluded (a fraction, points).
+    ``conditions`` must be equal in both arms for the numbers to be comparable. ``count`` and ``questions`` are None
+    where they were not logged, ``higher_is_better`` where the harness does not say; ``unit`` is "" where it must be
+    concluded from the values.
     """
 
     value: float
     higher_is_better: bool | None
     conditions: Mapping[str, str]
     count: int | None = None
-    questions: Questions | None = None
+    questions: Mapping[str, Question] | None = None  # by id
     main: bool = False
     unit: str = ""
 
@@ -65,17 +50,10 @@ class Score:
 class EvaluationRun:
     """One model evaluated by one harness; its training's seed where that is recorded; and what could not be read."""
 
+    harness: str
     folder: Path
     model: str = ""
     seed: int | None = None
     date: str = ""
     scores: dict[ScoreKey, Score] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-    def has(self, harness: str) -> bool:
-        """Return whether there are scores of this harness."""
-        return any(key.harness == harness for key in self.scores)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what was evaluated, and when, as plain values."""
-        return {"folder": str(self.folder), "model": self.model, "seed": self.seed, "date": self.date}

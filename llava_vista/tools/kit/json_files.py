@@ -28,6 +28,13 @@ def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if is_number(value)}
 
 
+def object_in(content: Any, *keys: str) -> dict[str, Any]:
+    """Return a nested JSON object, {} where it is missing or something else."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -54,18 +61,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise BadFile(f"{path}, line {number} is no JSON object.")
-                yield record
-    except UnicodeDecodeError as error:
+                if line.strip():
+                    record = json.loads(line)
+                    if not isinstance(record, dict):
+                        raise BadFile(f"{path}, line {number} is no JSON object.")
+                    yield record
+    except (OSError, UnicodeDecodeError) as error:
         raise BadFile(f"{path} cannot be read ({error}).") from error
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path}, line {number} is not complete JSON ({error}): was it cut off?") from error
-    except OSError as error:
-        raise BadFile(f"{path} cannot be read ({error}).") from error
 
 
 @cache

@@ -36,19 +36,13 @@ _SETTINGS: dict[Any, Any] = {
 
 def curve_style(index: int, *, marker: bool = False) -> dict[str, Any]:
     """Return colour and line of the curve with this number, and its marker if wanted."""
-    style = dict(STYLES[index % len(STYLES)])
-    if not marker:
-        del style["marker"]
-    return style
+    style = STYLES[index % len(STYLES)]
+    return {name: style[name] for name in style if marker or name != "marker"}
 
 
 @contextmanager
 def new_figure(width: float, height: float, settings: Mapping[Any, Any] | None = None) -> Iterator[Any]:
-    """Give an empty figure (inches), with the settings applied until the block ends: draw it and write it inside.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Give an empty figure (inches), with the settings applied until the block ends: draw it and write it inside."""
     with requires_extra("plots"):
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -62,11 +56,11 @@ def add_legend(figure: Any, axes: Sequence[Any]) -> None:
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
 
 
-def to_bytes(figure: Any, kind: str = "svg", dpi: int = 130) -> bytes:
+def to_bytes(figure: Any, kind: str = "svg") -> bytes:
     """Return a figure as ``svg``, ``png`` or ``pdf``, without a date."""
     buffer = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=undated.get(kind))
+    figure.savefig(buffer, format=kind, dpi=130, metadata=undated.get(kind))
     return buffer.getvalue()
 
 

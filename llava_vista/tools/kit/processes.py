@@ -25,17 +25,10 @@ def run_logged(
     environment: Mapping[str, str] | None = None,
     on_line: Callable[[bytes], None] | None = None,
 ) -> int:
-    """Run a command, show its output as it comes, and append it to ``log``.
+    """Run a command in a folder, show its output as it comes, append it to ``log``, and return the exit code.
 
-    Ctrl-C, SIGTERM, SIGHUP and an exception in ``on_line`` end the command with all of its children.
-
-    Args:
-        folder: The working directory; by default the current one.
-        environment: Every variable; by default those of this process.
-        on_line: Called with each line, without its end.
-
-    Returns:
-        The exit code.
+    ``on_line`` gets each line, without its end. An exception in it, Ctrl-C, SIGTERM and SIGHUP end the command with all
+    of its children.
     """
     with open(log, "ab") as file, _signals_as_exceptions():
         process = subprocess.Popen(

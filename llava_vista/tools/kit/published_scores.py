@@ -10,16 +10,24 @@ from .evaluation_scores import LMMS_EVAL, ScoreKey
 from .json_files import package_data
 
 _RELEASE = package_data(__package__, "published_scores.json")
+_TASKS: dict[tuple[str, str], dict[str, Any]] = {
+    (task, metric): {
+        "name": name,
+        "scale": scale,
+        "unit": unit,
+        "scores": {
+            model: dict(zip(_RELEASE["arms"], of, strict=True))
+            for model, of in zip(_RELEASE["models"], numbers, strict=True)
+        },
+    }
+    for task, metric, name, scale, unit, *numbers in _RELEASE["tasks"]
+}
 
 
 def published_task(key: ScoreKey) -> dict[str, Any] | None:
-    """Return a task's entry, with ``unit`` and ``scale`` (from what lmms-eval reports to that unit), or None.
-
-    The numbers are of lmms-eval, so no other harness has any.
-    """
+    """Return a task's entry, with ``unit`` and ``scale`` (from what lmms-eval reports to that unit), or None."""
     metric = key.metric.partition(" (")[0]  # without the filter's name
-    entries = _RELEASE["tasks"] if key.harness == LMMS_EVAL else []
-    return next((entry for entry in entries if (entry["task"], entry["metric"]) == (key.task, metric)), None)
+    return _TASKS.get((key.task, metric)) if key.harness == LMMS_EVAL else None
 
 
 def published_model(names: Iterable[str]) -> str | None:
@@ -39,12 +47,13 @@ def published_scores(key: ScoreKey, model: str | None) -> dict[str, Any] | None:
     task = published_task(key)
     if task is None or model is None:
         return None
-    return {"name": task["name"], "model": model, **task["scores"][model], "note": task.get("note")}
+    note = _RELEASE["notes"].get(task["name"])
+    return {"name": task["name"], "model": model, **task["scores"][model], "note": note}
 
 
 def published_tasks() -> list[str]:
     """Return lmms-eval's names of the tasks, in the tables' order."""
-    return list(dict.fromkeys(entry["task"] for entry in _RELEASE["tasks"]))
+    return list(dict.fromkeys(task for task, _ in _TASKS))
 
 
 def published_source() -> str:

@@ -19,8 +19,6 @@ from .extras import requires_extra
 from .report import Block, Heading, Line, Report, Table
 
 WIDTH = 110
-
-
 _COLORS = {"  !!  ": "31;1", "  ok  ": "32", "  --  ": "2"}
 
 
@@ -40,10 +38,10 @@ def to_text(report: Report, width: int = WIDTH) -> str:
         if kind is Line:
             parts += _text_lines(blocks, width)
         elif kind is Heading:
-            parts += [f"\n{block.text}" if parts else block.text for block in blocks]
+            parts += [f"\n{block.text}" for block in blocks]
         elif kind is Table:
-            parts += [f"\n{_text_table(block)}\n" if parts else f"{_text_table(block)}\n" for block in blocks]
-    return "\n".join(parts).replace("\n\n\n", "\n\n").rstrip("\n")
+            parts += [f"\n{_text_table(block)}\n" for block in blocks]
+    return "\n".join(parts).replace("\n\n\n", "\n\n").strip("\n")
 
 
 def _text_lines(lines: list[Line], width: int) -> list[str]:
@@ -53,58 +51,37 @@ def _text_lines(lines: list[Line], width: int) -> list[str]:
         head = f"  {line.mark:2}  " if line.mark or label_width else "  "
         if label_width:
             head += f"{line.label:{label_width}}  "
-        text = textwrap.fill(
-            line.text,
-            width,
-            initial_indent=head,
-            subsequent_indent=" " * len(head),
-            break_long_words=False,  # paths and class names stay in one piece
-            break_on_hyphens=False,
-        )
-        wrapped.append(text.rstrip())
+        wrapper = textwrap.TextWrapper(width, initial_indent=head, subsequent_indent=" " * len(head))
+        wrapper.break_long_words = wrapper.break_on_hyphens = False  # paths and class names stay in one piece
+        wrapped.append(wrapper.fill(line.text).rstrip())
     return wrapped
 
 
 def _text_table(table: Table) -> str:
     lines = [table.head, *table.rows]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    drawn = [
-        "  ".join(
-            cell.ljust(width) if column in table.left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    sides = ["<" if column in table.left else ">" for column in range(len(table.head))]
+    forms = [f"{side}{max(map(len, cells))}" for side, cells in zip(sides, zip(*lines, strict=True), strict=True)]
+    drawn = ["  ".join(map(format, line, forms)).rstrip() for line in lines]
     drawn.insert(1, "-" * max(map(len, drawn)))
     return "\n".join(drawn)
 
 
 def to_markdown(report: Report) -> str:
-    """Return the report as Markdown. Figures are left to the HTML page.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
-    """
-    return _render("report.md.jinja", report.blocks)
+    """Return the report as Markdown. Figures are left to the HTML page."""
+    return _render("report.md.jinja", report)
 
 
 def to_html(report: Report, figures: Mapping[str, bytes] | None = None, title: str = "llava-vista") -> str:
     """Return the report as one HTML page with everything in it.
 
-    Args:
-        report: a figure of it that is not among ``figures`` is left out.
-        figures: SVG by the name of its `Figure`.
-        title: of the page.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
+    ``figures`` has SVG by the name of its `Figure`; a figure of the report that is not among them is left out.
     """
     # As images of their own: the ids inside two SVGs on one page would collide.
     encoded = {name: base64.b64encode(svg).decode("ascii") for name, svg in (figures or {}).items()}
-    return _render("report.html.jinja", report.blocks, figures=encoded, title=title)
+    return _render("report.html.jinja", report, figures=encoded, title=title)
 
 
-def _render(template: str, blocks: list[Block], **values: Any) -> str:
+def _render(template: str, report: Report, **values: Any) -> str:
     with requires_extra("compare"):
         import jinja2
     environment = jinja2.Environment(
@@ -115,8 +92,8 @@ def _render(template: str, blocks: list[Block], **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    groups = [(kind, list(group)) for kind, group in groupby(blocks, _kind)]
-    return str(environment.get_template(template).render(groups=groups, **values))
+    groups = [(kind, list(group)) for kind, group in groupby(report.blocks, _kind)]
+    return environment.get_template(template).render(groups=groups, **values)
 
 
 def _kind(block: Block) -> str:

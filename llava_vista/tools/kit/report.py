@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: Marks of a line: as it should be, a problem, worth knowing, and no mark.
 OK, WRONG, NOTE, PLAIN = "ok", "!!", "--", ""
@@ -47,12 +47,12 @@ class Figure:
 Block = Heading | Line | Table | Figure
 
 
+@dataclass
 class Checklist:
     """Labelled lines under a title, in the order in which they were checked. A problem's text ends with what to do."""
 
-    def __init__(self, title: str = "") -> None:
-        self.title = title
-        self.lines: list[Line] = []
+    title: str = ""
+    lines: list[Line] = field(default_factory=list)
 
     def ok(self, label: str, text: str) -> None:
         self._add(OK, label, text)
@@ -76,11 +76,11 @@ class Checklist:
         return [line for line in self.lines if line.mark == WRONG]
 
 
+@dataclass
 class Report:
     """Blocks and checklists in reading order."""
 
-    def __init__(self, parts: Iterable[Block | Checklist] = ()) -> None:
-        self.parts: list[Block | Checklist] = list(parts)
+    parts: list[Block | Checklist] = field(default_factory=list)
 
     def add(self, *parts: Block | Checklist) -> None:
         """Add blocks, or a checklist that may still grow."""
@@ -92,8 +92,7 @@ class Report:
 
     def section(self, title: str) -> Checklist:
         """Add an empty checklist, and return it. It is rendered under its title once it has lines."""
-        checklist = Checklist(title)
-        self.parts.append(checklist)
+        self.parts.append(checklist := Checklist(title))
         return checklist
 
     @property

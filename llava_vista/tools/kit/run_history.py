@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Any
 
-from .json_files import is_number, numbers_of
+from .json_files import is_number, numbers_of, object_in
 
 #: Logged values have 4 digits; the difference of two of them that are equal stays below this.
 _ROUNDING = 1.5e-4
@@ -18,20 +18,12 @@ _HARMLESS = frozenset(("output_dir", "logging_dir", "run_name", "resume_from_che
 
 
 def find_contradiction(
-    record: dict[str, Any],
-    state: dict[str, Any],
-    log: Sequence[dict[str, Any]],
-    written: float,
-    is_final: bool,
+    record: dict[str, Any], state: dict[str, Any], log: Sequence[dict[str, Any]], written: float, is_final: bool
 ) -> str | None:
     """Return what in the log cannot come from the training that a run record describes; None when all of it can.
 
-    Args:
-        record: content of ``vista.json``.
-        state: content of ``trainer_state.json``, or what stands for it.
-        log: its records with a loss and a step.
-        written: when the log's file was written, in seconds. A copy may be younger, and never older.
-        is_final: whether the log was saved at the end of the training, not with a checkpoint.
+    ``state`` is ``trainer_state.json``, or what stands for it; its file was ``written`` at that time (seconds; a copy
+    may be younger, and never older), at the end of the training (``is_final``) or with a checkpoint.
     """
     if reason := _malformed(record) or _wrong_terms(record, log):
         return reason
@@ -49,11 +41,10 @@ def find_contradiction(
 
 def _malformed(record: dict[str, Any]) -> str | None:
     """Return which part of a run record is not of the kind that llava-vista writes."""
-    parts = {name: record.get(name) for name in ("config", "training_arguments", "versions", "data")}
-    for name, value in parts.items():
-        if not (value is None or isinstance(value, dict)):
-            return f"its {name} is {value!r}"
-    config = parts["config"]
+    for name in ("config", "training_arguments", "versions", "data"):
+        if not isinstance(record.get(name), dict | None):
+            return f"its {name} is {record[name]!r}"
+    config = record.get("config")
     if config is not None and not (is_number(config.get("weight")) and isinstance(config.get("method"), str)):
         return f"its config has the method {config.get('method')!r} and the weight {config.get('weight')!r}"
     return None
@@ -62,9 +53,9 @@ def _malformed(record: dict[str, Any]) -> str | None:
 def _wrong_terms(record: dict[str, Any], log: Sequence[dict[str, Any]]) -> str | None:
     """Hold VISTA's terms in the log against the record: they are there, and added with the recorded weight."""
     config = record.get("config")
-    if not isinstance(config, dict):
+    if config is None:
         return None
-    weight = config.get("weight", 1.0)
+    weight = config["weight"]
     covered = [entry for entry in log if entry["step"] > _step(_parts(record)[0])]
     without = [entry["step"] for entry in covered if not {"vista_loss", "vista_aligned_samples"} & entry.keys()]
     if without and (weight or len(without) == len(covered)):  # weight 0 may stop observing, and trains on
@@ -111,9 +102,7 @@ def _wrong_steps(
 
 def describe_parts(record: dict[str, Any] | None, log: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Return what a training that was resumed changed: VISTA's options, and other arguments."""
-    if record is None:
-        return [], []
-    parts = _parts(record)
+    parts = _parts(record or {})
     options: list[str] = []
     others: list[str] = []
     if first := _step(parts[0]):
@@ -122,14 +111,15 @@ def describe_parts(record: dict[str, Any] | None, log: Sequence[dict[str, Any]])
         options.append(f"up to step {first} it was trained {how}")
     for before, after in pairwise(parts):
         step = _step(after)
-        if changed := _changes(_part(before, "config"), _part(after, "config")):
+        if changed := _changes(before, after, "config"):
             options.append(f"at step {step} it was resumed with other options of VISTA: {changed}")
-        if changed := _changes(_part(before, "training_arguments"), _part(after, "training_arguments")):
+        if changed := _changes(before, after, "training_arguments"):
             others.append(f"at step {step} it was resumed with other arguments: {changed}")
     return options, others
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _changes(first: dict[str, Any], second: dict[str, Any], part: str) -> str:
+    before, after = object_in(first, part), object_in(second, part)
     names = [name for name in before if name in after and name not in _HARMLESS]  # another version may have others
     return ", ".join(f"{name} {before[name]} -> {after[name]}" for name in names if before[name] != after[name])
 
@@ -138,11 +128,6 @@ def _parts(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the record's parts, the first one's first: a resumed training has several."""
     history = record.get("history")
     return [*(part for part in (history if isinstance(history, list) else []) if isinstance(part, dict)), record]
-
-
-def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def _step(content: dict[str, Any], name: str = "first_step") -> int:

@@ -1,8 +1,8 @@
 """Intervals and tests of paired comparisons, over training seeds and over evaluated questions.
 
-scipy has t, Welch and the binomial test. Bootstrap and permutation are here because scipy's resample every unit: with
-equal units drawn together (a multinomial draw over the distinct ones, a binomial draw for swapped arms), 200,000
-questions cost as much as their few distinct outcomes. Importing this module needs the extra ``compare``.
+scipy has t, Welch and the binomial test. Its bootstrap and permutation test resample every unit; here equal units are
+drawn together (a multinomial draw over the distinct ones, a binomial draw for swapped arms), so that 200,000 questions
+cost as much as their few distinct outcomes. Importing this module needs the extra ``compare``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .extras import requires_extra
@@ -43,38 +44,34 @@ class TTest:
 
 def paired_t(differences: Sequence[float]) -> TTest:
     """Test whether the mean of paired differences is 0. Interval and p are NaN for fewer than two of them."""
-    return _t_test(float(np.mean(differences)), (differences,), lambda: stats.ttest_1samp(differences, 0), "paired t")
+    return _t_test("paired t", np.mean(differences), partial(stats.ttest_1samp, popmean=0), differences)
 
 
 def welch_t(baseline: Sequence[float], changed: Sequence[float]) -> TTest:
     """Test ``changed - baseline`` of unpaired values. Interval and p are NaN where an arm has a single one."""
-    mean = float(np.mean(changed) - np.mean(baseline))
-    return _t_test(mean, (baseline, changed), lambda: stats.ttest_ind(changed, baseline, equal_var=False), "Welch's t")
+    mean = np.mean(changed) - np.mean(baseline)
+    return _t_test("Welch's t", mean, partial(stats.ttest_ind, equal_var=False), changed, baseline)
 
 
-def _t_test(mean: float, samples: Sequence[Sequence[float]], test: Callable[[], Any], name: str) -> TTest:
+def _t_test(name: str, mean: Any, test: Callable[..., Any], *samples: Sequence[float]) -> TTest:
     if min(map(len, samples)) < 2:
-        return TTest(mean, math.nan, math.nan, math.nan, name)
+        low = high = p = math.nan
     # Without any spread t is 0/0 or x/0. Rounding of equal values counts as none.
-    if all(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in samples):
-        return TTest(mean, mean, mean, 1.0 if mean == 0 else 0.0, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns of one arm of Welch's test without spread
-        result = test()
-    interval = result.confidence_interval(CONFIDENCE)
-    return TTest(mean, float(interval.low), float(interval.high), float(result.pvalue), name)
+    elif all(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in samples):
+        low, high, p = mean, mean, float(mean == 0)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns of one arm of Welch's test without spread
+            result = test(*samples)
+        (low, high), p = result.confidence_interval(CONFIDENCE), result.pvalue
+    return TTest(float(mean), float(low), float(high), float(p), name)
 
 
 class Paired:
-    """Two arms on the same units, such as questions.
+    """Two arms on the same units, such as questions, in strata (n, 2, k): n units, both arms, k features per unit.
 
     The score of an arm is ``sum_s weight_s * reduce(mean over the units of stratum s)``, which covers a plain mean, MME
-    (a sum over categories of means over images) and F1 alike.
-
-    Args:
-        strata: per stratum (n, 2, k): n units, baseline and changed arm, k features per unit.
-        weights: one factor per stratum.
-        reduce: (..., k) -> (...), of a stratum's mean features; None for one feature, whose mean is the score.
+    (a sum over categories of means over images) and F1 alike. ``reduce`` maps (..., k) to (...); None: k is 1.
     """
 
     def __init__(
@@ -123,7 +120,8 @@ def bootstrap_interval(paired: Paired, resamples: int = RESAMPLES) -> tuple[floa
     generator = np.random.default_rng(0)
 
     def draw(rows: Array, counts: Array, size: int) -> Array:
-        return _sums(generator.multinomial(counts.sum(), counts / counts.sum(), size=size), rows)
+        times = generator.multinomial(counts.sum(), counts / counts.sum(), size=size)
+        return np.tensordot(times, rows, axes=1)
 
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.nanpercentile(_differences(paired, draw, resamples), [tail, 100 - tail])
@@ -139,19 +137,13 @@ def permutation_test(paired: Paired, resamples: int = RESAMPLES) -> float:
 
     def draw(rows: Array, counts: Array, size: int) -> Array:
         swapped = generator.binomial(counts, 0.5, size=(size, len(rows)))
-        return _sums(counts - swapped, rows) + _sums(swapped, rows[:, ::-1])
+        return np.tensordot(counts - swapped, rows, axes=1) + np.tensordot(swapped, rows[:, ::-1], axes=1)
 
     before, after = paired.scores()
     differences = np.abs(_differences(paired, draw, resamples))
     # A difference that equals the observed one up to rounding is as extreme as it.
     as_extreme = int((differences >= abs(after - before) - 1e-12 * max(1.0, abs(after))).sum())
     return (as_extreme + 1) / (resamples + 1)
-
-
-def _sums(times: Array, rows: Array) -> Array:
-    """(c, u) counts of u distinct rows (u, 2, k) to (c, 2, k) sums."""
-    sums: Array = np.tensordot(times.astype(np.float64), rows, axes=1)
-    return sums
 
 
 def _differences(paired: Paired, draw: Callable[[Array, Array, int], Array], count: int) -> Array:
@@ -184,9 +176,8 @@ def paired_test(paired: Paired) -> tuple[float, str]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p values for their number by Holm's method."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    rising = np.arange(len(p_values), 0, -1) * np.asarray(p_values, dtype=np.float64)[order]
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, rising))
+    return [float(p) for p in adjusted]

@@ -13,14 +13,7 @@ from ...errors import ProbeError
 
 
 class TimmTower:
-    """A pretrained timm model without its classifier.
-
-    Args:
-        name: as ``timm.create_model`` takes it, such as "local-dir:FOLDER".
-
-    Raises:
-        ProbeError: timm is not installed, or has no such model or not its weights.
-    """
+    """A pretrained timm model without its classifier, by the name that ``timm.create_model`` takes."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         try:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +17,19 @@ from statistics import fmean
 from typing import Any
 
 from ...hooks.run_record import FILE_NAME as RUN_RECORD
-from .json_files import BadFile, numbers_of, read_object
+from .extras import requires_extra
+from .json_files import BadFile, numbers_of, object_in, read_object
 from .run_history import find_contradiction
-from .tensorboard_log import event_files, read_tensorboard
 
 STATE_FILE = "trainer_state.json"
 #: The end of a training: this part of its records, and at least so many.
 END_PART, END_RECORDS = 0.1, 3
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None.
-
-    ``logged_arguments`` are the host's training arguments as TensorBoard's log has them.
-    """
+    """What a training's directory holds. ``log`` has the records with a loss and a step; a missing file is None."""
 
     folder: Path
     state: dict[str, Any]
@@ -38,7 +37,7 @@ class TrainingRun:
     record: dict[str, Any] | None
     model_config: dict[str, Any] | None
     adapter_config: dict[str, Any] | None
-    logged_arguments: dict[str, Any] | None = None
+    logged_arguments: dict[str, Any] | None = None  # the host's, by TensorBoard
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -69,14 +68,14 @@ class TrainingRun:
 
         Without VISTA the cross-entropy (nats per token) is logged as ``loss``.
         """
-        points = {step: value for step, value in self._logged(key).items() if math.isfinite(value)}
-        return sorted(points), [points[step] for step in sorted(points)]
+        points = [(step, value) for step, value in self._logged(key) if math.isfinite(value)]
+        return [step for step, _ in points], [value for _, value in points]
 
     def nonfinite_steps(self, key: str) -> list[int]:
         """Return the steps at which a series is NaN or infinite, which `series` leaves out."""
-        return sorted(step for step, value in self._logged(key).items() if not math.isfinite(value))
+        return [step for step, value in self._logged(key) if not math.isfinite(value)]
 
-    def _logged(self, key: str) -> dict[int, float]:
+    def _logged(self, key: str) -> list[tuple[int, float]]:
         values: dict[int, float] = {}
         for record in self.log:
             if key == "ce_loss":
@@ -85,7 +84,7 @@ class TrainingRun:
                 value = record.get(key) if record.get("vista_aligned_samples") else None
             if value is not None:
                 values[int(record["step"])] = float(value)  # a resumed run may log a step twice: the later one counts
-        return values
+        return sorted(values.items())
 
     def values_at(self, key: str, steps: Sequence[int]) -> list[float]:
         """Return the values of a series at steps that it has."""
@@ -93,7 +92,10 @@ class TrainingRun:
         return [points[step] for step in steps]
 
 
-def common_steps(runs: Sequence[TrainingRun], key: str = "ce_loss") -> list[int]:
+Runs = Sequence[TrainingRun]
+
+
+def common_steps(runs: Runs, key: str = "ce_loss") -> list[int]:
     """Return the steps at which every run has a value."""
     steps = [set(run.series(key)[0]) for run in runs]
     return sorted(set.intersection(*steps)) if steps else []
@@ -114,8 +116,7 @@ def recorded_seed(*folders: Path) -> int | None:
     """Return the seed in the first of these folders that has a run record with one."""
     for folder in folders:
         with contextlib.suppress(BadFile):
-            arguments = read_object(folder / RUN_RECORD).get("training_arguments")
-            seed = arguments.get("seed") if isinstance(arguments, dict) else None
+            seed = object_in(read_object(folder / RUN_RECORD), "training_arguments").get("seed")
             if isinstance(seed, int):
                 return seed
     return None
@@ -125,37 +126,60 @@ def looks_like_training(folder: Path) -> bool:
     """Return whether a training wrote here, be it complete or not."""
     names = {path.name for path in folder.iterdir()}
     known = names & {STATE_FILE, RUN_RECORD, "training_args.bin"}
-    return bool(known or event_files(folder)) or any(map(_CHECKPOINT.fullmatch, names))
+    return bool(known or _event_files(folder) or any(map(_CHECKPOINT.fullmatch, names)))
+
+
+def _event_files(folder: Path) -> list[Path]:
+    """Return the event files of an output directory or of a logging directory, the oldest first (by their names)."""
+    paths = [*folder.glob("events.out.tfevents.*"), *folder.glob("runs/*/events.out.tfevents.*")]
+    return sorted(paths, key=lambda path: path.name)
+
+
+def _read_tensorboard(folder: Path) -> dict[str, Any]:
+    """Return the ``log_history`` in all event files, and the texts that transformers adds, by their tags.
+
+    A later file counts from its first step on: it resumes a training, or is another one.
+    """
+    with requires_extra("tensorboard"):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    records: dict[int, dict[str, Any]] = {}
+    texts: dict[str, dict[str, Any]] = {}
+    for path in _event_files(folder):
+        events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+        found: dict[int, dict[str, Any]] = defaultdict(dict)
+        for tag in events.Tags()["scalars"]:
+            if tag.startswith("train/"):
+                for event in events.Scalars(tag):
+                    found[event.step] |= {"step": event.step, tag.removeprefix("train/"): event.value}
+        for tag in events.Tags()["tensors"]:
+            with contextlib.suppress(ValueError, IndexError):  # other texts are no JSON
+                texts[tag] = json.loads(events.Tensors(tag)[0].tensor_proto.string_val[0])
+        if found:
+            records = {step: record for step, record in records.items() if step < min(found)} | found
+    return {**texts, "log_history": [records[step] for step in sorted(records)]}
 
 
 def read_training(folder: Path) -> TrainingRun:
-    """Read a training's output directory.
-
-    Raises:
-        BadFile: there is no usable log. Other bad files are in ``problems``.
-        MissingExtraError: the log is TensorBoard's, which is not installed.
-    """
-    path, written = _state_path(folder), None
+    """Read a training's output directory; BadFile without a usable log. Other bad files are in ``problems``."""
+    path = _state_path(folder)
     if path is not None:
-        state = read_object(path)
-    elif events := event_files(folder):
-        path, written = events[-1], read_tensorboard(folder)
-        state = {"log_history": written.log_history}
+        content = read_object(path)
+    elif events := _event_files(folder):
+        path, content = events[-1], _read_tensorboard(folder)
     else:
         raise BadFile(
             f"{folder} has no {STATE_FILE}, neither at its top nor in a checkpoint-N, and no event file of "
             "TensorBoard: the training did not reach its first checkpoint, or the file was not copied along."
         )
-    history = state.pop("log_history", None)
-    entries = history if isinstance(history, list) else []
-    records = [numbers_of(entry) for entry in entries if isinstance(entry, dict)]
+    entries = content.get("log_history")
+    records = [numbers_of(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     log = [record for record in records if "loss" in record and isinstance(record.get("step"), int)]
     if not log:
         raise BadFile(f"{path} has no training record (loss and step): was logging off?")
     problems: list[str] = []
 
     def optional(name: str) -> dict[str, Any] | None:
-        for place in (folder / name, path.parent / name):
+        for place in dict.fromkeys((folder / name, path.parent / name)):
             if place.is_file():
                 try:
                     return read_object(place)
@@ -163,7 +187,7 @@ def read_training(folder: Path) -> TrainingRun:
                     problems.append(str(error))
         return None
 
-    record, state = optional(RUN_RECORD), numbers_of(state)
+    record, state = optional(RUN_RECORD), numbers_of(content)
     is_final = path == folder / STATE_FILE and not _CHECKPOINT.fullmatch(folder.name)
     reason = None if record is None else find_contradiction(record, state, log, path.stat().st_mtime, is_final)
     if reason:
@@ -176,9 +200,9 @@ def read_training(folder: Path) -> TrainingRun:
         state,
         log,
         record=None if reason else record,
-        model_config=optional("config.json") or (written.model_config if written else None),
+        model_config=optional("config.json") or content.get("model_config/text_summary"),
         adapter_config=optional("adapter_config.json"),
-        logged_arguments=written.arguments if written else None,
+        logged_arguments=content.get("args/text_summary"),
         problems=problems,
     )
 
@@ -187,9 +211,5 @@ def _state_path(folder: Path) -> Path | None:
     """Return the ``trainer_state.json`` at the top, or in the newest ``checkpoint-N``."""
     if (folder / STATE_FILE).is_file():
         return folder / STATE_FILE
-    found = [
-        (int(match[1]), path / STATE_FILE)
-        for path in folder.iterdir()
-        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / STATE_FILE).is_file()
-    ]
-    return max(found)[1] if found else None
+    found = [path for path in folder.glob(f"checkpoint-*/{STATE_FILE}") if _CHECKPOINT.fullmatch(path.parent.name)]
+    return max(found, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)

@@ -13,11 +13,6 @@ def write_projector(path: Path, vision_hidden_size: int, hidden_size: int) -> No
     LLaVA makes its projector before its trainer sets ``--seed``, so two trainings would start from different ones.
     With this one (``--pretrain_mm_mlp_adapter``) they can be compared step by step.
     """
-    first = torch.nn.Linear(vision_hidden_size, hidden_size)
-    second = torch.nn.Linear(hidden_size, hidden_size)
-    weights = {
-        f"model.mm_projector.{number}.{name}": value.detach().clone()
-        for number, layer in ((0, first), (2, second))
-        for name, value in layer.named_parameters()
-    }
-    torch.save(weights, path)
+    sizes = (vision_hidden_size, hidden_size)
+    layers = torch.nn.Sequential(torch.nn.Linear(*sizes), torch.nn.GELU(), torch.nn.Linear(hidden_size, hidden_size))
+    torch.save({f"model.mm_projector.{name}": value for name, value in layers.state_dict().items()}, path)
