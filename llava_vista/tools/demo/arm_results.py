@@ -62,5 +62,6 @@ def results_tables(arms: Sequence[dict[str, Any]], blind_guess: float, chances: 
     chance = f" ({fmean(chances):.1%})" if chances else ""
     note = f"Alignment is about the image where the own text is ranked first more often than by chance{chance}."
     head, left = ("stage 2", *(name for _, name, _ in _ABOUT_IMAGE)), frozenset(range(len(_HEAD)))
-    parts = Table(_HEAD, answers, left), Line(PLAIN, guess), Table(head, about_image, left), Line(PLAIN, note)
-    return to_text(Report(parts))
+    report = Report()
+    report.add(Table(_HEAD, answers, left), Line(PLAIN, guess), Table(head, about_image, left), Line(PLAIN, note))
+    return to_text(report)
