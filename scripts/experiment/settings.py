@@ -126,7 +126,10 @@ SETTINGS = {
     "tokens272": Setting("Captions of 272 tokens", PUBLISHED, World(filler=2)),
     "batch32": Setting("Batches of 32 instead of 16", PUBLISHED, sizes=Sizes(batch=32)),
     "llava": Setting(
-        "In LLaVA-1.5's own training script", PUBLISHED, sizes=Sizes(finetune_steps=400), pipeline="llava"
+        "In LLaVA-1.5's own training script (stage 1 is not read)",
+        PUBLISHED,
+        sizes=Sizes(finetune_steps=400),
+        pipeline="llava",
     ),
     "large": Setting("About 100M parameters and 576 image tokens", PUBLISHED, World(filler=2), Sizes().enlarged()),
 }
