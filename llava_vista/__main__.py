@@ -29,7 +29,8 @@ def main() -> None:
         raise SystemExit(USAGE)
     is_module = words[start] == "-m"
     # The DeepSpeed launcher puts its own --local_rank=N before the script: it goes on to the host.
-    before, (target, *after) = words[:start], words[start + is_module :]
+    before, at = words[:start], start + 1 if is_module else start
+    target, after = words[at], words[at + 1 :]
     if not is_module and not os.path.exists(target):
         from . import cli
 

@@ -1,4 +1,4 @@
-"""What tells whether this process measures instead of training, and whether it has trained. Imports nothing."""
+"""Whether this process measures instead of training, and whether it has trained. Imports no torch."""
 
 from __future__ import annotations
 
