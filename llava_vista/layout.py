@@ -41,7 +41,7 @@ class SequenceLayout:
             None: each row is one sample.
 
     Raises:
-        LayoutError: the masks are not boolean (B, L) tensors of one shape.
+        LayoutError: the masks are not boolean (B, L) tensors of one shape, or a span is not within a row.
     """
 
     text: Tensor
@@ -61,6 +61,18 @@ class SequenceLayout:
                 raise LayoutError(
                     f"SequenceLayout.{name} is {tuple(mask.shape)}, but text is {tuple(self.text.shape)}."
                 )
+        if self.text.shape[1] == 0:
+            raise LayoutError(f"SequenceLayout.text is {tuple(self.text.shape)}: rows without a position.")
+        if self.spans is None:
+            return
+        rows, length = self.text.shape
+        spans = tuple(Span(*span) for span in self.spans)
+        if not spans or not all(0 <= row < rows and 0 <= start < stop <= length for row, start, stop in spans):
+            raise LayoutError(
+                f"SequenceLayout.spans {self.spans} are not (row, start, stop) within masks {tuple(self.text.shape)}; "
+                "at least one was expected."
+            )
+        object.__setattr__(self, "spans", spans)
 
     @property
     def shape(self) -> torch.Size:

@@ -152,19 +152,25 @@ def all_adapters() -> list[Adapter]:
 
 
 def embedding_parent(model: nn.Module) -> nn.Module:
-    """Return the module that owns the input embedding: the decoder stack, in every family so far.
+    """Return the decoder stack: the innermost module that holds the input embedding and a list of layers.
+
+    Where there is no list of layers, it is the module that owns the embedding.
 
     Raises:
         UnsupportedModelError: the model has no input embedding, or nothing owns it.
     """
     embedding = model.get_input_embeddings()  # type: ignore[operator]
-    for module in model.modules():
-        if any(child is embedding for child in module.children()):
-            return module
-    raise UnsupportedModelError(
-        f"{type(model).__name__}: no module owns the input embedding {type(embedding).__name__}; the adapter should "
-        "say which module is the decoder (override Adapter.decoder)."
-    )
+    name = next((name for name, module in model.named_modules() if module is embedding and name), None)
+    if name is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: no module owns the input embedding {type(embedding).__name__}; the adapter "
+            "should say which module is the decoder (override Adapter.decoder)."
+        )
+    owners = [model]
+    for part in name.split(".")[:-1]:
+        owners.append(getattr(owners[-1], part))
+    stacks = (one for one in owners[::-1] if any(isinstance(part, nn.ModuleList) for part in one.modules()))
+    return next(stacks, owners[-1])
 
 
 def config_placeholder_ids(model: nn.Module) -> tuple[int, ...]:

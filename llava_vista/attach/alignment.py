@@ -55,6 +55,11 @@ class Alignment:
         return len(self._passes)
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether the passes that will count ran with gradients enabled."""
+        return any(one.has_gradient for one in self._passes)
+
+    @property
     def labels(self) -> Tensor | None:
         """(B, L) the labels of the only pass; None after several."""
         return self._passes[0].labels if len(self._passes) == 1 else None

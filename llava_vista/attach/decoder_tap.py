@@ -42,11 +42,11 @@ class DecoderTap:
     Args:
         decoder: the decoder stack.
         enter: called before the decoder runs, with the arguments that it got, by name.
-        leave: called with what ``enter`` returned and the last hidden state (B, L, d).
+        leave: called with what ``enter`` returned and what the decoder returned; `hidden_in` finds the state in it.
     """
 
     def __init__(
-        self, decoder: nn.Module, enter: Callable[[dict[str, Any]], Any], leave: Callable[[Any, Tensor], None]
+        self, decoder: nn.Module, enter: Callable[[dict[str, Any]], Any], leave: Callable[[Any, Any], None]
     ) -> None:
         self.decoder = decoder
         self._enter, self._leave = enter, leave
@@ -64,7 +64,7 @@ class DecoderTap:
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         entered, self._entered = self._entered, None
         if entered is not None:
-            self._leave(entered[0], self.hidden_in(output))
+            self._leave(entered[0], output)
 
     def hidden_in(self, output: Any) -> Tensor:
         """Return the last hidden state (B, L, d) of what the decoder returned.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..adapters import Adapter
 from ..errors import LayoutError
+from ..logging import warn_once
 from .decoder_tap import Hook
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ class FirstBatchCheck:
         self._kind = frozenset(_held(arguments))
         self.forget()
         if self._left.setdefault(self._kind, PASSES) and self._remover is None:
-            self._remover = self._embedding.register_forward_hook(Hook(self._keep_rows))
+            self._remover = self._embedding.register_forward_hook(Hook(self._keep_rows), with_kwargs=True)
 
-    def _keep_rows(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if args and isinstance(args[0], Tensor) and torch.is_grad_enabled():
-            self._rows.append((args[0].detach().flatten(), output.detach().reshape(-1, output.shape[-1])))
+    def _keep_rows(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        ids = next(iter((*args, *kwargs.values())), None)
+        if isinstance(ids, Tensor):
+            self._rows.append((ids.detach().flatten(), output.detach().reshape(-1, output.shape[-1])))
 
     def forget(self) -> None:
         """Release the rows of the current forward."""
@@ -69,10 +71,18 @@ class FirstBatchCheck:
         Raises:
             LayoutError: what was seen is not what the layout says.
         """
-        kept = self._rows
+        kept, observed = self._rows, self._remover is not None
         self.remove()
         layout, embeds, token_ids = observation.layout, observation.inputs_embeds, observation.token_ids
-        if not kept or layout is None or embeds is None or token_ids is None or layout.shape != embeds.shape[:2]:
+        if not observed or layout is None or embeds is None or token_ids is None or layout.shape != embeds.shape[:2]:
+            return
+        if not kept:
+            warn_once(
+                f"{self.name}: its embedding table {type(self._embedding).__name__} was not called in a forward (but "
+                "its weight used directly?), so VISTA cannot check on the first batch that text positions hold text "
+                "and image positions images."
+            )
+            self._left[self._kind] = 0
             return
         self._left[self._kind] -= 1
         at = layout.text.nonzero()  # (N, 2)

@@ -186,6 +186,16 @@ class Handle:
         if not torch.is_grad_enabled() and not (isinstance(loss, Tensor) and loss.numel() == 1):
             return None  # generation in training mode
         acts = add_to_loss and self.config.weight > 0
+        if torch.is_grad_enabled() and self.alignment.passes and not self.alignment.has_gradient:
+            missing = (
+                f"the decoder {type(self.decoder).__name__} ran without gradients in a forward that is trained, so the "
+                "term has no gradient. Is the whole decoder inside a checkpoint with use_reentrant=True? Checkpoint "
+                "its layers instead (model.gradient_checkpointing_enable())."
+            )
+            if acts:
+                raise AttachError(missing)
+            if not add_to_loss:
+                warn_once(missing)
         try:
             term = self.loss()
         except VistaError as error:
@@ -200,6 +210,12 @@ class Handle:
                 f"{type(module).__name__} in training mode returned no scalar loss, so VISTA has nothing to be added "
                 "to. Pass labels, or attach(..., add_to_loss=False) and add handle.loss() yourself."
             )
+        if acts and torch.is_grad_enabled() and term.requires_grad and not loss.requires_grad:
+            raise LayoutError(
+                f"the first loss that {type(module).__name__} returned has no gradient, so it is not what is trained "
+                "on, and the term cannot be added to it. Use attach(..., add_to_loss=False) and add "
+                "weight * handle.loss() to the loss that is."
+            )
         self.meter.add_cross_entropy(loss, None, self._forwards - 1)
         if not add_to_loss:
             return None
@@ -207,7 +223,7 @@ class Handle:
             self._terms = self._terms.detach()
         if not acts:
             return None
-        return _with_loss(output, loss + self.config.weight * term.to(loss.device))
+        return with_loss(output, loss + self.config.weight * term.to(loss.device))
 
     def _last_terms(self) -> AlignmentTerms:
         if self._terms is None:
@@ -237,14 +253,23 @@ def _forget_compiled_code() -> None:
         dynamo.reset()
 
 
-def _with_loss(output: Any, loss: Tensor) -> Any:
-    """Return the model's output with another loss, in the type that it has."""
+def loss_in(output: Any) -> Any:
+    """Return the loss of what a model or a compute_loss returned: a tensor, or a sequence or mapping with it."""
+    if hasattr(output, "get"):
+        return output.get("loss")
+    return (output[0] if output else None) if isinstance(output, (tuple, list)) else output
+
+
+def with_loss(output: Any, loss: Tensor) -> Any:
+    """Return what a model or a compute_loss returned with another loss, in the type that it has."""
     if hasattr(output, "get"):
         output["loss"] = loss
         return output
     if hasattr(output, "_replace"):  # a named tuple
         return output._replace(**{output._fields[0]: loss})
-    return (loss, *output[1:])
+    if isinstance(output, Tensor):
+        return loss
+    return type(output)((loss, *output[1:]))
 
 
 def attach(model: nn.Module, config: VistaConfig | None = None, *, add_to_loss: bool = True) -> Handle:

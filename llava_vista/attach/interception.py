@@ -50,13 +50,17 @@ class Interception:
                 replacement.undo()
 
 
-def _patch(cls: type, name: str) -> None:
+def _patch(cls: type[nn.Module], name: str) -> None:
     if (cls, name) in _PATCHED:
         return
     raw = inspect.getattr_static(cls, name)
 
     @functools.wraps(getattr(cls, name))
-    def intercepted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def intercepted(*args: Any, **kwargs: Any) -> Any:
+        if not args or not isinstance(args[0], cls):  # a static or class method, called through the class
+            return raw.__get__(None, cls)(*args, **kwargs)
+        self: nn.Module = args[0]
+        args = args[1:]
         # A plain function is bound by a partial: torch.compile would look a bound method up on the class again, and so
         # find this wrapper instead of the original.
         method = functools.partial(raw, self) if inspect.isfunction(raw) else raw.__get__(self, type(self))

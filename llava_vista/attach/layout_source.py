@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from ..errors import LayoutError
 from .decoder_tap import Hook
 from .interception import Interception
 from .merge import Merged, Merger
-from .packing import SIGNALS, Packing, attended, in_one_row
+from .packing import LENGTHS, NUMBERS, SIGNALS, Packing, attended, in_one_row
 from .placeholders import among, from_placeholders
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class LayoutSource:
         self._one_row_checked = False
         self._removers: list[Any] = []
         self._forward = inspect.signature(type(inner).forward)
+        kinds = [parameter.kind for parameter in self._forward.parameters.values()]
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self._most = (
+            sys.maxsize if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in positional for kind in kinds) - 1
+        )
         if self._merges:
             self._merger = Merger(adapter, inner)
             self._removers.append(Interception(inner, adapter.merge_method, self._merge))
@@ -131,7 +137,10 @@ class LayoutSource:
             self._one_row_checked = True
             return
         observation.labels, observation.read_token_ids = merged.labels, merged.read_token_ids
-        if merged.has_positions:  # positions that the host made by itself are of one sample a row
+        mask = arguments.get("attention_mask")
+        marked = any(arguments.get(name) is not None for name in (*LENGTHS, *NUMBERS))
+        # Positions that the host made by itself are of one sample a row.
+        if merged.has_positions or marked or (isinstance(mask, Tensor) and mask.ndim > 2):
             self._packing.look({name: arguments.get(name) for name in SIGNALS}, layout.image)
             layout = replace(layout, spans=self._packing.spans())
         observation.layout = layout
@@ -184,7 +193,7 @@ class LayoutSource:
     def _keep_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._is_wanted():
             return
-        if args:
+        if len(args) <= self._most and args:  # a wrapper may take more of its own: the model's come with its own call
             kwargs = {**self._forward.bind_partial(self.inner, *args).arguments, **kwargs}
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         if ids is None and isinstance(embeds, Tensor):

@@ -14,9 +14,9 @@ from ..adapters import Adapter
 from ..errors import LayoutError
 from ..layout import SequenceLayout
 from .host_copy import HostCopy
-from .merge_proof import Replay, Slots, differences, find_slots, same
+from .merge_proof import Replay, Slots, differences, different_changes, find_slots, same
 from .placeholders import among
-from .position_codes import Tokens, check_order, compose, decode, position_codes, unknown_kinds
+from .position_codes import Tokens, check_mask, check_order, compose, decode, position_codes, unknown_kinds
 
 
 class Merged(NamedTuple):
@@ -27,7 +27,7 @@ class Merged(NamedTuple):
         labels: (B, L) as the host gets them back. A second merge of one forward (images, then videos) receives these.
         embeds: (B, L, d) the merged embeddings.
         problem: why there is no layout, although images were merged.
-        has_positions: the host passed position ids, which may tell samples in one row apart.
+        has_positions: the host passed position ids or a mask of sample numbers, which may tell samples in a row apart.
     """
 
     result: Any
@@ -59,6 +59,10 @@ class Coded(NamedTuple):
             LayoutError: the labels or the mask are not (B, T).
         """
         labels, mask = bound.arguments["labels"], bound.arguments.get("attention_mask")
+        for name in ("input_ids", "labels", "attention_mask"):
+            value = bound.arguments.get(name)
+            if value is not None and not isinstance(value, Tensor):
+                raise LayoutError(f"{name} is a {type(value).__name__}; a (B, T) tensor was expected.")
         ids = bound.arguments["input_ids"].clone()  # some hosts write into them (Bunny)
         codes = position_codes(labels)
         call = inspect.BoundArguments(bound.signature, OrderedDict(bound.arguments))
@@ -70,6 +74,11 @@ class Coded(NamedTuple):
             raise LayoutError(f"attention_mask is {tuple(mask.shape)} where input_ids are {tuple(ids.shape)}.")
         tokens = Tokens.read(ids, mask, image_ids, other_ids)
         return cls(call, bound.arguments.get("attention_mask") is None, codes, labels, tokens)
+
+    def numbered(self) -> Tensor:
+        """Return whether the mask numbers the samples of a row: 1 1 2 2; () bool."""
+        mask: Tensor = self.call.arguments["attention_mask"]
+        return (mask > 1).any()
 
 
 class Proof(NamedTuple):
@@ -96,12 +105,14 @@ class Merger:
         self.adapter, self.model = adapter, model
         self._image_ids, self._other_ids = adapter.image_ids(model), adapter.other_ids(model)
         self._known = (*self._image_ids, *self._other_ids)
-        #: on the way to the host: are there unknown placeholders, or neighbours of different kinds
+        #: on the way to the host: are there unknown placeholders, neighbours of different kinds, sample numbers
         self._flags = HostCopy()
         self._proof: Proof
         #: for calls without a mask and for those with one, once proved: whether the mask comes back as None
         self._returns_no_mask: dict[bool, bool] = {}
         self._problem: LayoutError | None = None
+        #: () bool on the device: placeholders of images were seen
+        self._placed: Tensor | None = None
 
     def __call__(
         self, method: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], before: Merged | None = None
@@ -126,7 +137,7 @@ class Merger:
             return Merged(method(*args, **kwargs), problem=self._problem)
         try:
             coded = Coded.of(bound, self._image_ids, self._other_ids)
-            flags = [self._unknown(coded.tokens.ids).any(), coded.tokens.mixed()]
+            flags = [self._unknown(coded.tokens.ids).any(), coded.tokens.mixed(), coded.numbered()]
             self._flags.start(torch.stack(flags).to(torch.uint8))
             if (given.get("attention_mask") is None) in self._returns_no_mask:
                 return self._merged(method(*coded.call.args, **coded.call.kwargs), coded, before)
@@ -149,15 +160,25 @@ class Merger:
         Raises:
             LayoutError: the method returned something that is not understood, or not what it returned plainly.
         """
-        plain, result = replay.run(replay.bound), replay.run(coded.call)
+        plain = replay.run(replay.bound)
+        kept, written = replay.changes, replay.written
+        result = replay.run(coded.call)
         if not all(isinstance(values, (tuple, list)) for values in (plain, result)) or len(plain) != len(result):
             raise LayoutError(f"it returned {type(plain).__name__}; tuples of one length are understood.")
         names = self.adapter.merge_returns.get(len(result), ())
-        width = self.model.get_input_embeddings().weight.shape[-1]  # type: ignore[operator]
+        weight = getattr(self.model.get_input_embeddings(), "weight", None)  # type: ignore[operator]
+        width = 0 if weight is None else weight.shape[-1]
         slots = find_slots(plain, result, coded.codes, names, width)
         no_mask = coded.made_mask and slots.mask is not None and plain[slots.mask] is None
         self._proof = Proof(slots, len(result), no_mask)
         wrong = differences(plain, self._merged(result, coded, None).result, names, slots)
+        wrong += [f"attribute {name}" for name in different_changes(kept, replay.changes)]
+        if "labels" in written:
+            raise LayoutError(
+                "it writes into the labels that it is given, which VISTA could not pass on to whoever reads them "
+                "later. Train this model without VISTA, or name another method in an adapter of your own "
+                "(merge_method)."
+            )
         if wrong:
             raise LayoutError(
                 f"it returned another {' and '.join(wrong)} with position codes in the labels' place than with the "
@@ -176,8 +197,9 @@ class Merger:
             LayoutError: the returned values do not fit each other.
         """
         slots, length, _ = self._proof
-        if len(result) != length:
-            raise LayoutError(f"it returned {len(result)} values, and {length} before.")
+        if not isinstance(result, (tuple, list)) or len(result) != length:
+            found = f"{len(result)} values" if isinstance(result, (tuple, list)) else type(result).__name__
+            raise LayoutError(f"it returned {found}, and {length} values before.")
         values = list(result)
         embeds = None if slots.embeds is None else values[slots.embeds]
         merged = Merged(None)
@@ -192,7 +214,7 @@ class Merger:
             ours = coded.call.arguments["attention_mask"]
             values = [None if v is ours or (no_mask and at == slots.mask) else v for at, v in enumerate(values)]
         result = type(result)._make(values) if hasattr(result, "_make") else type(result)(values)
-        positions = coded.call.arguments.get("position_ids") is not None
+        positions = coded.call.arguments.get("position_ids") is not None or bool(self._flags.read()[2])
         return merged._replace(result=result, embeds=embeds, has_positions=positions)
 
     def _read(self, values: list[Any], slots: Slots, coded: Coded, before: Merged | None, *, check: bool) -> Merged:
@@ -209,7 +231,11 @@ class Merger:
             )
         if check:
             check_order(codes)
-        layout, merged_labels, token = decode(codes, values[slots.mask], coded.labels, tokens)
+        seen = (tokens.image & tokens.attended).any()
+        self._placed = seen if self._placed is None else self._placed | seen
+        layout, merged_labels, token = decode(codes, values[slots.mask], coded.labels, tokens, self._placed)
+        if check:
+            check_mask(codes, values[slots.mask], layout, tokens)
         if before is not None and before.layout is not None and before.labels is coded.labels:
             layout = compose(layout, token, before.layout)
         problem = self._placeholder_problem(coded, codes, values[slots.mask], check=check)
@@ -221,7 +247,7 @@ class Merger:
 
     def _placeholder_problem(self, coded: Coded, codes: Tensor, mask: Tensor, *, check: bool) -> LayoutError | None:
         """Return why it is unclear which rows are image rows, if it is. Reads the device in that case, and to check."""
-        tokens, (unknown, mixed) = coded.tokens, self._flags.read()
+        tokens, (unknown, mixed, _) = coded.tokens, self._flags.read()
         found: list[int] = []
         if unknown:
             found = sorted(set(tokens.ids[self._unknown(tokens.ids)].tolist()))

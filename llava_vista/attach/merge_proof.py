@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import random
 import sys
 from collections import OrderedDict
@@ -18,17 +19,25 @@ from ..errors import LayoutError
 #: Largest difference between embeddings of two runs, relative to the largest entry: some kernels add up in any order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
+#: Attributes that every module has; and what is looked into among the others.
+_OF_TORCH, _CONTAINERS = frozenset(vars(nn.Module())), (dict, list, set)
+
 
 class HostState:
     """What a merge may change beside its result, so that it can be run twice: random states, buffers, attributes.
+
+    Attributes are those of all modules, with what their dictionaries, lists and sets hold.
 
     Args:
         model: the host's model.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._attributes = dict(vars(model))
+        self._attributes = [(module, vars(module).copy(), _contents(vars(module))) for module in model.modules()]
+        self._generators = [
+            (value, value.get_state())
+            for module, *_ in self._attributes for value in vars(module).values() if isinstance(value, torch.Generator)
+        ]  # fmt: skip
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
         self._python, self._cpu = random.getstate(), torch.get_rng_state()
         self._devices = {buffer.device for buffer in model.parameters() if buffer.is_cuda}
@@ -38,8 +47,14 @@ class HostState:
 
     def restore(self) -> None:
         """Put everything back."""
-        vars(self._model).clear()
-        vars(self._model).update(self._attributes)
+        for module, attributes, contents in self._attributes:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for container, content in contents:
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(content)
+        for generator, state in self._generators:
+            generator.set_state(state)
         with torch.no_grad():
             for buffer, value in self._buffers:
                 if not torch.equal(buffer, value):
@@ -50,6 +65,35 @@ class HostState:
             torch.cuda.set_rng_state(state, device)
         if self._numpy is not None:
             sys.modules["numpy"].random.set_state(self._numpy)
+
+    def changes(self) -> dict[str, Any]:
+        """Return what stands in attributes now and did not before, by module and name; containers as copies."""
+        found = {}
+        for module, attributes, contents in self._attributes:
+            before = {id(container): content for container, content in contents}
+            for name, value in vars(module).items():
+                held = before.get(id(value))
+                if value is not attributes.get(name, before) or (held is not None and not _holds(value, held)):
+                    found[f"{type(module).__name__}.{name}"] = value.copy() if type(value) in _CONTAINERS else value
+        return found
+
+
+def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Return the containers among a module's own attributes, with copies; torch's (parameters, hooks) are left out."""
+    return [
+        (value, value.copy())
+        for name, value in attributes.items()
+        if type(value) in _CONTAINERS and name not in _OF_TORCH
+    ]
+
+
+def _holds(container: Any, content: Any) -> bool:
+    """Return whether a container holds the very objects of ``content``, in their order."""
+    items, others = ([*one.items()] if isinstance(one, dict) else [*one] for one in (container, content))
+    return len(items) == len(others) and all(
+        left is right or (isinstance(left, tuple) and len(left) == 2 and all(map(operator.is_, left, right)))
+        for left, right in zip(items, others, strict=True)
+    )
 
 
 class Replay:
@@ -66,6 +110,9 @@ class Replay:
 
     def __init__(self, model: nn.Module, method: Callable[..., Any], bound: inspect.BoundArguments) -> None:
         self._model, self._method, self._before = model, method, HostState(model)
+        #: of the last run: attributes of the host that it changed, and arguments that it wrote into
+        self.changes: dict[str, Any] = {}
+        self.written: set[str] = set()
         self._given = dict(bound.arguments)
         self._copies = _copied(self._given)
         self.bound = inspect.BoundArguments(bound.signature, OrderedDict(self._copies))
@@ -81,7 +128,10 @@ class Replay:
         self._before.restore()
         try:
             with torch.no_grad():
-                return self._method(*bound.args, **bound.kwargs)
+                result = self._method(*bound.args, **bound.kwargs)
+            self.changes = self._before.changes()
+            self.written = {name for name, value in arguments.items() if not same(value, bound.arguments[name])}
+            return result
         finally:
             after.restore()
 
@@ -168,6 +218,15 @@ def differences(plain: Sequence[Any], result: Sequence[Any], names: Sequence[str
         for at, (left, right) in enumerate(zip(plain, result, strict=True))
         if not same(left, right)
     ]
+
+
+def different_changes(plain: dict[str, Any], coded: dict[str, Any]) -> list[str]:
+    """Return the names of attributes that two runs have left with other tensors or integers."""
+
+    def numbers(changes: dict[str, Any], name: str) -> list[Any]:
+        return [leaf for leaf in tree_flatten(changes.get(name))[0] if isinstance(leaf, (Tensor, int))]
+
+    return [name for name in {**plain, **coded} if not same(numbers(plain, name), numbers(coded, name))]
 
 
 def same(left: Any, right: Any) -> bool:

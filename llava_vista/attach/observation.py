@@ -51,7 +51,7 @@ class Listener(Protocol):
         """Act before the decoder runs. A LayoutError becomes the observation's ``problem``."""
 
     def decoder_returned(self, observation: Observation) -> None:
-        """Act when ``observation.last_hidden_state`` is known."""
+        """Act after the decoder: ``observation.last_hidden_state`` is known, or ``problem`` says why it is not."""
 
 
 class Observer:
@@ -107,9 +107,12 @@ class Observer:
             observation.problem = error
         return observation
 
-    def _leave(self, observation: Observation | None, hidden: Tensor) -> None:
+    def _leave(self, observation: Observation | None, output: Any) -> None:
         if observation is not None:
-            observation.last_hidden_state = hidden
+            try:
+                observation.last_hidden_state = self._tap.hidden_in(output)
+            except LayoutError as error:
+                observation.problem = observation.problem or error
             for listener in self.listeners:
                 listener.decoder_returned(observation)
 

@@ -18,7 +18,7 @@ from ..layout import SequenceLayout, Span
 from .host_copy import HostCopy
 
 #: Arguments that hold the cumulative lengths of the samples, or the number of the sample at each position.
-LENGTHS = ("cu_seq_lens_q", "cu_seqlens_q", "cu_seqlens", "cu_seq_lens")
+LENGTHS = ("cu_seq_lens_q", "cu_seqlens_q", "cu_seqlens", "cu_seq_lens", "cu_seq_lens_k", "cu_seqlens_k")
 NUMBERS = ("seq_idx",)
 #: All arguments that may say that rows hold several samples, or which positions are padding.
 SIGNALS = ("attention_mask", "position_ids", *LENGTHS, *NUMBERS)
@@ -58,8 +58,12 @@ def sample_starts(signals: Mapping[str, Any], shape: torch.Size, device: torch.d
         starts = torch.zeros(shape.numel() + 1, dtype=torch.bool, device=device)
         return starts.index_fill_(0, lengths.to(device).long(), True)[:-1].view(shape)
     for name in NUMBERS:
-        if isinstance(signals.get(name), Tensor) and signals[name].shape == shape:
-            return _after_first(signals[name][:, 1:] != signals[name][:, :-1])
+        if signals.get(name) is not None:
+            numbers = _tensor(name, signals[name])
+            if numbers.numel() != shape.numel():
+                raise LayoutError(f"{name} {tuple(numbers.shape)} does not fit input_ids {tuple(shape)}.")
+            numbers = numbers.view(shape).to(device)
+            return _after_first(numbers[:, 1:] != numbers[:, :-1])
     by_mask, by_positions = _starts_by_mask(signals, shape), _starts_by_positions(signals, shape)
     if by_mask is None or by_positions is None:
         return by_positions if by_mask is None else by_mask
@@ -80,12 +84,29 @@ def _mask(signals: Mapping[str, Any]) -> Tensor | None:
     return mask
 
 
+def _tensor(name: str, value: Any) -> Tensor:
+    """Return a signal as a tensor.
+
+    Raises:
+        LayoutError: it is none, and no list or array of numbers.
+    """
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LayoutError(f"{name} is a {type(value).__name__}, which does not tell samples in a row apart.") from error
+
+
 def _lengths(signals: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
     """Return the cumulative lengths of the samples (N + 1,), if the host passes them, also in the mask's place."""
     mask = _mask(signals)
-    for lengths in (*(signals.get(name) for name in LENGTHS), mask):
-        if isinstance(lengths, Tensor) and lengths.ndim == 1:
-            return lengths
+    for name in LENGTHS:
+        if signals.get(name) is not None:
+            lengths = _tensor(name, signals[name])
+            if lengths.numel() != max(lengths.shape, default=0):
+                raise LayoutError(f"{name} {tuple(lengths.shape)} is no list of cumulative lengths (N + 1,).")
+            return lengths.flatten()
+    if mask is not None and mask.ndim == 1:
+        return mask
     # InternVL chat passes (1, N + 1). Read on the host, but only where the mask has another shape than the ids.
     if mask is None or mask.ndim != 2 or len(mask) != 1 or mask.shape == shape:
         return None
@@ -126,8 +147,9 @@ def _starts_by_positions(signals: Mapping[str, Any], shape: torch.Size) -> Tenso
         return None
     if positions.ndim == 3:
         # Within an image single axes go back (or stand still: a text axis may be a copy of the temporal one), but only
-        # a sample's first token is at 0 on all axes.
-        starts = (positions == 0).all(dim=0)[:, 1:]
+        # a sample's first token is at 0 on all axes, or goes back on all.
+        back = (positions[..., 1:] < positions[..., :-1]).all(dim=0)
+        starts = (positions == 0).all(dim=0)[:, 1:] | back
     else:
         positions = positions.reshape(-1, shape[1])
         starts = (positions[:, 1:] < positions[:, :-1]) | (positions[:, 1:] == 0)

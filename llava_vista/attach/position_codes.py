@@ -61,18 +61,21 @@ class Tokens(NamedTuple):
         return ((self.image[:-1] & next_other) | (self.other[:-1] & next_image)).any()
 
 
-def decode(codes: Tensor, merged_mask: Tensor, labels: Tensor, tokens: Tokens) -> tuple[SequenceLayout, Tensor, Tensor]:
+def decode(
+    codes: Tensor, merged_mask: Tensor, labels: Tensor, tokens: Tokens, placed: Tensor | None = None
+) -> tuple[SequenceLayout, Tensor, Tensor]:
     """Read the codes that came back: the layout, the labels as the host would have returned them, and the tokens.
 
     An attended position without a code is a row of the placeholders that are missing between its neighbours' tokens: an
     image position, unless they are placeholders of another modality. A code that came back for a placeholder is a row
-    in its place.
+    in its place. Rows where no token is missing (a learned prefix or suffix) are neither, once placeholders were seen.
 
     Args:
         codes: (B, L) what the merge method returned as labels.
         merged_mask: (B, L) the attention mask it returned.
         labels: (B, T) the host's own labels.
         tokens: of ``input_ids``.
+        placed: () bool, this host is known to put images in the place of placeholders; None is unknown.
 
     Returns:
         The layout; labels (B, L), where the host's own negative value stays at places without a code; and the index of
@@ -93,7 +96,7 @@ def decode(codes: Tensor, merged_mask: Tensor, labels: Tensor, tokens: Tokens) -
     # Some hosts leave codes on padding: the mask of the token itself decides.
     coded = has_code & tokens.attended[token]
     text = coded & ~tokens.placeholder[token]
-    image = (coded & tokens.image[token]) | (~has_code & merged_mask & _rows_of_images(token, has_code, tokens))
+    image = (coded & tokens.image[token]) | (~has_code & merged_mask & _rows_of_images(token, has_code, tokens, placed))
     return SequenceLayout(text=text, image=image, answer=text & (merged_labels >= 0)), merged_labels, token
 
 
@@ -117,8 +120,11 @@ def _after_placeholder(token: Tensor, has_code: Tensor, mask: Tensor, tokens: To
     return torch.where(has_code & tokens.placeholder[token] & missing & expanded, after, token)
 
 
-def _rows_of_images(token: Tensor, has_code: Tensor, tokens: Tokens) -> Tensor:
-    """Return at which positions without a code no placeholder of another modality is missing, as (B, L) bool."""
+def _rows_of_images(token: Tensor, has_code: Tensor, tokens: Tokens, placed: Tensor | None) -> Tensor:
+    """Return at which positions without a code no placeholder of another modality is missing, as (B, L) bool.
+
+    Where images are ``placed``, something else than another modality must be missing, or stand next to the position.
+    """
     count, length = len(tokens.ids), tokens.length
     present = _present(token, has_code, count)
     before = torch.where(has_code, token, -1).cummax(dim=1).values
@@ -127,13 +133,21 @@ def _rows_of_images(token: Tensor, has_code: Tensor, tokens: Tokens) -> Tensor:
     row = torch.where(before >= 0, before.clamp(min=0) // length, torch.where(behind < count, behind // length, row))
     start = torch.where(before >= 0, before + 1, row * length)
     stop = torch.where(behind < count, behind, (row + 1) * length)
+    gap = (start, torch.maximum(stop, start))
     # A text token that is missing was cut off by the maximum length: so was all behind it.
     cut = torch.nn.functional.pad(tokens.attended & ~tokens.placeholder & ~present[:count], (0, 1), value=True)
     number = torch.where(cut, torch.arange(count + 1, device=token.device), count)
     next_cut = number.flip(0).cummin(dim=0).values.flip(0)
     stop = torch.maximum(torch.minimum(stop, next_cut[start]), start)
-    others = torch.nn.functional.pad((tokens.other & tokens.attended & ~present[:count]).cumsum(0), (1, 0))
-    return others[stop] == others[start]
+    missing = tokens.attended & ~present[:count]
+    others, images = (
+        torch.nn.functional.pad(which.cumsum(0), (1, 0)) for which in (missing & tokens.other, missing & ~tokens.other)
+    )
+    found = others[stop] == others[start]
+    if placed is None:
+        return found
+    beside = torch.nn.functional.pad(tokens.image, (1, 1))  # of the token before and of the one behind
+    return found & (~placed | (images[gap[1]] > images[gap[0]]) | beside[before + 1] | beside[behind + 1])
 
 
 def compose(layout: SequenceLayout, token: Tensor, before: SequenceLayout) -> SequenceLayout:
@@ -166,18 +180,39 @@ def check_order(codes: Tensor) -> None:
             )
 
 
+def check_mask(codes: Tensor, merged_mask: Tensor, layout: SequenceLayout, tokens: Tokens) -> None:
+    """Check that the mask attends to text, and to what was put in the place of placeholders. Reads the device.
+
+    Raises:
+        LayoutError: it is no attention mask.
+    """
+    has_code, token = codes >= 0, codes.clamp(min=0).long()
+    before = has_code.cumsum(dim=1)
+    between = ~has_code & (before > 0) & (before < before[:, -1:])
+    text = has_code & (tokens.attended & ~tokens.placeholder)[token] & ~merged_mask.bool()
+    skipped = (between & ~merged_mask.bool()).any() & (tokens.image & tokens.attended).any() & ~layout.image.any()
+    if bool(text.any() | skipped):
+        raise LayoutError(
+            "the returned value that looks like the attention mask is 0 at text tokens, or at all rows between them: "
+            "it means something else. A data sheet (register_adapter) names the values: merge_returns."
+        )
+
+
 def unknown_kinds(codes: Tensor, mask: Tensor, tokens: Tokens) -> set[int]:
     """Return the ids of tokens in whose place rows were inserted, though they are no known placeholders. Reads tensors.
 
-    They are taken for images as long as there is one such kind.
+    They are taken for images as long as there is one such kind. Where the batch has placeholders of images, rows before
+    a token that came back are in no token's place.
     """
     kinds: set[int] = set()
+    placed = bool((tokens.image & tokens.attended).any())
+    here = set(codes.flatten().tolist()) if placed else set()
     ids, text = tokens.ids.tolist(), (tokens.attended & ~tokens.placeholder).tolist()
     for row, (values, keep) in enumerate(zip(codes.tolist(), mask.bool().tolist(), strict=True)):
         behind, end = row * tokens.length, (row + 1) * tokens.length
         for value, attended in zip(values, keep, strict=True):
             if value >= 0:
                 behind, end = value + 1, (value // tokens.length + 1) * tokens.length
-            elif attended and behind < end and text[behind]:
+            elif attended and behind < end and text[behind] and behind not in here:
                 kinds.add(ids[behind])
     return kinds

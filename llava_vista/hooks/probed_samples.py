@@ -70,8 +70,10 @@ class SampleProbe:
 
     def decoder_returned(self, observation: Observation) -> None:
         embeds, hidden, layout = observation.inputs_embeds, observation.last_hidden_state, observation.layout
-        if embeds is None or hidden is None:
-            self.left_out += 0 if hidden is None else len(hidden)
+        if hidden is None:
+            raise ProbeError(f"a batch cannot be measured: {observation.problem}.")
+        if embeds is None:
+            self.left_out += len(hidden)
             return
         found = measure(self.observer, self._logits, observation)
         if observation.problem is not None or isinstance(found, str) or layout is None or observation.labels is None:

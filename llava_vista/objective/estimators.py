@@ -119,7 +119,8 @@ _EQUAL = 1e-6
 
 
 def _mean_text(bag: TextBag) -> Tensor:
-    return bag.vector / bag.weight.float().clamp(min=1e-8)[:, None]  # (B, d)
+    weight = bag.weight.float()  # of a registered weighting it may be negative
+    return bag.vector / torch.where(weight == 0, torch.ones_like(weight), weight)[:, None]  # (B, d)
 
 
 @torch.no_grad()

@@ -213,13 +213,11 @@ class AlignmentHead(nn.Module):
             if ranks > 1:
                 anchors, joined = self._joined(anchors, text)
             counted = joined.valid.sum().clamp(min=1)
-            bag = TextBag(joined.vector[0], joined.square[0], joined.weight[0], joined.valid)
-            loss = (-self._information(anchors, bag).sum() / counted).float()
+            loss = (-self._information(anchors, _bag(joined, 0)).sum() / counted).float()
             if ranks > 1:  # each holds the value of all samples and the gradient of its own; these will be averaged
                 loss = loss.detach() + ranks * (loss - loss.detach())
             with torch.no_grad():
-                plain = TextBag(joined.vector[1], joined.square[1], joined.weight[1], joined.valid)
-                similarity = (self._information(anchors, plain).sum() / counted).float()
+                similarity = (self._information(anchors, _bag(joined, 1)).sum() / counted).float()
             finite = torch.isfinite(loss.detach()).float()
             # Only a host decision keeps a gradient of 0 out of a forward that was not finite itself: 0 * inf is NaN.
             if self.config.on_nonfinite == "skip" and self.config.weight > 0 and not bool(finite):
@@ -232,37 +230,54 @@ class AlignmentHead(nn.Module):
         Raises:
             ConfigError: the weighting returned something that is not (B, L).
         """
-        omega = self.weighting(t, m)
+        omega = self.weighting(t, m.clone())  # its arguments are its own: it may write into them
         try:
-            return torch.as_tensor(omega, dtype=torch.float32, device=t.device).expand_as(t)
-        except RuntimeError as error:
+            weights = torch.as_tensor(omega, dtype=torch.float32, device=t.device)
+            if weights.ndim not in (0, 2):
+                raise ValueError("neither a number nor (B, L)")
+            return weights.expand_as(t)
+        except (RuntimeError, TypeError, ValueError) as error:
+            found = tuple(omega.shape) if isinstance(omega, Tensor) else f"{type(omega).__name__} {omega!r}"
             raise ConfigError(
-                f"position weighting {self.config.position_weighting!r} returned shape {tuple(omega.shape)}; (B, L) = "
-                f"{tuple(t.shape)} was expected."
+                f"position weighting {self.config.position_weighting!r} returned {found}; (B, L) = {tuple(t.shape)} "
+                "was expected."
             ) from error
 
     def _information(self, anchors: Tensor, bag: TextBag) -> Tensor:
         """I of each sample (B,), 0 for samples that are not aligned.
 
         Raises:
-            ConfigError: the estimator returned something that is not (B,).
+            ConfigError: the estimator returned something that is not (B,), or has no gradient.
         """
-        information = self.estimator.information(anchors, bag, **self._options)
+        information = self.estimator.information(anchors.clone(), bag, **self._options)  # it may write into its own
         if not isinstance(information, Tensor) or information.shape != bag.valid.shape:
             found = tuple(information.shape) if isinstance(information, Tensor) else type(information).__name__
             raise ConfigError(
                 f"estimator {self.config.method!r} returned {found}; one value per sample, (B,) = "
                 f"{tuple(bag.valid.shape)}, was expected."
             )
+        if torch.is_grad_enabled() and anchors.requires_grad and not information.requires_grad:
+            raise ConfigError(
+                f"estimator {self.config.method!r} returned a value without a gradient ({information.dtype}), though "
+                "the image states have one: nothing would be trained. Is it computed under no_grad, detached or "
+                "rounded?"
+            )
         return torch.where(bag.valid, information, torch.zeros_like(information))
 
     @torch.no_grad()
     def compare(self, anchors: Tensor, text: Text) -> OwnText:
         """Compare each sample's text with the others' of this rank's anchors (B, d), texts as plain means."""
-        bag = TextBag(text.vector[1], text.square[1], text.weight[1], text.valid)
+        bag = _bag(text, 1)
         if self.estimator.scores is None:
             return compare_texts(rotated_scores(self._information, anchors, bag), bag)
-        return compare_texts(self.estimator.scores(anchors, bag, **self._options), bag)
+        scores = self.estimator.scores(anchors.clone(), _bag(text, 1), **self._options)
+        square = (len(anchors), len(anchors))
+        if not isinstance(scores, Tensor) or scores.shape != square:
+            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ConfigError(
+                f"the scores of estimator {self.config.method!r} are {found}; (B, B) = {square} was expected."
+            )
+        return compare_texts(scores, bag)
 
     def _joined(self, anchors: Tensor, text: Text) -> tuple[Tensor, Text]:
         """Anchors and text of all ranks, in one collective."""
@@ -299,3 +314,14 @@ def vista_loss(
     """
     terms: AlignmentTerms = AlignmentHead(config or VistaConfig())(inputs_embeds, last_hidden_state, layout)
     return terms.loss
+
+
+def _bag(text: Text, which: int) -> TextBag:
+    """Return one of the two bags of the text, for an estimator to use and write into.
+
+    Samples that are not aligned are cut off: an estimator's derivative need not be finite there (vector / weight).
+    """
+    valid = text.valid
+    vector, square = text.vector[which], text.square[which]
+    vector = torch.where(valid[:, None], vector, torch.zeros_like(vector))
+    return TextBag(vector, torch.where(valid, square, torch.zeros_like(square)), text.weight[which].clone(), valid)

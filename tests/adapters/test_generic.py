@@ -125,6 +125,33 @@ def test_scaled_embeddings_and_noise_pass() -> None:
     handle.detach()
 
 
+class LooksUpByName(NoFeatures):
+    """Calls its table with a keyword, and under no_grad where it is frozen."""
+
+    def embed(self, ids):
+        with torch.no_grad():
+            return self.get_input_embeddings()(input=ids)
+
+
+class LooksUpItself(NoFeatures):
+    def embed(self, ids):
+        return nn.functional.embedding(ids, self.get_input_embeddings().weight)
+
+
+def test_no_way_of_looking_up_passes_unseen(caplog) -> None:
+    model = LooksUpByName(config()).train()
+    handle = attach(model)
+    with pytest.raises(LayoutError, match="100% of the image positions"):
+        model(**batch_for(LooksUpByName))
+    handle.detach()
+    model = LooksUpItself(config()).train()
+    handle = attach(model)
+    for _ in range(2):
+        model(**batch_for(LooksUpItself))
+    handle.detach()
+    assert caplog.text.count("its embedding table Embedding was not called in a forward") == 1
+
+
 # --- wrong matches ---
 
 

@@ -79,6 +79,7 @@ def signals(model: torch.nn.Module, samples: list[dict]) -> dict[str, dict]:
     }
     if positions.ndim == 3:
         del found["blocks"]  # the host's own positions need a (B, L) mask
+        found["positions from 1"] = {"position_ids": positions + 1}
         found["four axes, text first"] = {"position_ids": torch.cat([text[None], positions])}
         found["four axes, a copy first"] = {"position_ids": torch.cat([positions[:1], positions])}
         found["four axes, blocks"] = {**found["four axes, a copy first"], "attention_mask": blocks(samples)}
@@ -256,6 +257,18 @@ def test_cumulative_lengths_in_the_place_of_the_mask(dimensions: int) -> None:
     starts = sample_starts({"attention_mask": mask}, shape, cpu)
     assert starts is not None and starts[0].nonzero().flatten().tolist() == [0, 4]
     assert attended({"attention_mask": mask}, shape, cpu).all()
+
+
+@pytest.mark.parametrize("name", ["cu_seq_lens_q", "cu_seqlens", "cu_seq_lens_k", "seq_idx"])
+def test_marks_in_any_form(name: str) -> None:
+    shape, cpu = torch.Size((1, 9)), torch.device("cpu")
+    mark = torch.tensor([0] * 4 + [1] * 5 if name == "seq_idx" else [0, 4, 9])
+    for form in (mark, mark.int()[None], mark[:, None].float(), mark.tolist(), tuple(mark.tolist()), mark.numpy()):
+        assert sample_starts({name: form}, shape, cpu)[0].nonzero().flatten().tolist()[-1:] == [4]
+        assert attended({name: form}, shape, cpu).all()
+    for bad in (object(), torch.zeros(3, 4), "0 4 9"):
+        with pytest.raises(LayoutError, match=name):
+            sample_starts({name: bad}, shape, cpu)
 
 
 def test_samples_are_the_batch_of_infonce() -> None:

@@ -266,6 +266,73 @@ def test_third_parties_extend_both_registries() -> None:
         WEIGHTINGS.remove("first_half")
 
 
+def divides(anchors, bag):
+    return (anchors * bag.vector / bag.weight[:, None].float()).sum(-1)
+
+
+def writes(anchors, bag):
+    vector, weight = bag.vector.clone(), bag.weight.clone()
+    bag.vector.zero_(), bag.square_norm.fill_(7), bag.weight.zero_()
+    with torch.no_grad():
+        anchors.zero_()
+    return (anchors + 1) @ torch.ones_like(vector[0]) + vector.sum(-1) + weight
+
+
+@pytest.mark.parametrize("estimator", [divides, writes])
+def test_estimators_of_ones_own_harm_no_other_part(estimator) -> None:
+    """They may write into what they get, and need no finite derivative where a sample is not aligned."""
+    embeds, hidden, kind, _ = random_case(6, 3, 20, 6)
+    kind[:, :2] = torch.tensor([0, 1])
+    kind[1] = 0  # text only
+    embeds.requires_grad_(), hidden.requires_grad_()
+    layout = SequenceLayout(kind == 0, kind == 1)
+    register_estimator("own")(estimator)
+    register_weighting("half")(lambda t, m: t / m / 2)
+    register_weighting("writes")(lambda t, m: (t.div_(m), m.add_(3), t.div_(2))[2])
+    try:
+        terms = AlignmentHead(VistaConfig(method="own"))(embeds, hidden, layout)
+        gradients = torch.autograd.grad(terms.loss, [embeds, hidden])
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert (gradients[0][1] == 0).all() and (gradients[1][1] == 0).all() and (gradients[0][0] != 0).any()
+        assert terms.loss.isfinite() and terms.own.margin.isfinite()
+        half, written = (
+            vista_loss(embeds, hidden, layout, VistaConfig(position_weighting=name)) for name in ("half", "writes")
+        )
+        assert written.item() == half.item()
+    finally:
+        ESTIMATORS.remove("own")
+        WEIGHTINGS.remove("half")
+        WEIGHTINGS.remove("writes")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "weighting", "message"),
+    [
+        (lambda anchors, bag: anchors.detach().sum(-1), None, "without a gradient .* detached or rounded"),
+        (lambda anchors, bag: anchors.sum(-1).round().long(), None, r"without a gradient \(torch.int64\)"),
+        (None, lambda t, m: t[0], r"returned \(20,\); \(B, L\) = \(2, 20\)"),
+        (None, lambda t, m: None, "returned NoneType None"),
+        (None, lambda t, m: [1, 2], r"returned list \[1, 2\]"),
+    ],
+)
+def test_what_an_estimator_or_weighting_may_not_return(estimator, weighting, message: str) -> None:
+    embeds, hidden, kind, _ = random_case(6, 2, 20, 6)
+    kind[:, :2] = torch.tensor([0, 1])
+    register_estimator("own")(estimator or divides)
+    register_weighting("own")(weighting or (lambda t, m: t))
+    try:
+        with pytest.raises(ConfigError, match=message):
+            vista_loss(
+                embeds,
+                hidden.requires_grad_(),
+                SequenceLayout(kind == 0, kind == 1),
+                VistaConfig(method="own", position_weighting="own"),
+            )
+    finally:
+        ESTIMATORS.remove("own")
+        WEIGHTINGS.remove("own")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -290,6 +357,11 @@ def test_layout_and_shape_errors() -> None:
         SequenceLayout(text=mask.long(), image=mask)
     with pytest.raises(LayoutError, match="image is"):
         SequenceLayout(text=mask, image=mask[:, :2])
+    for spans in ([], [(0, 1, 1)], [(1, 0, 2)], [(0, 2, 4)]):
+        with pytest.raises(LayoutError, match=r"are not \(row, start, stop\) within masks \(1, 3\)"):
+            SequenceLayout(text=mask, image=~mask, spans=spans)
+    with pytest.raises(LayoutError, match="rows without a position"):
+        SequenceLayout(text=mask[:, :0], image=mask[:, :0])
     with pytest.raises(LayoutError, match="do not describe one"):
         vista_loss(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), SequenceLayout(mask, ~mask))
     with pytest.raises(LayoutError, match="supervised tokens"):

@@ -13,7 +13,8 @@ import torch
 from infonce_ranks import make_batch
 from literal import literal_infonce
 
-from llava_vista import ConfigError, SequenceLayout, VistaConfig, vista_loss
+from llava_vista import ConfigError, SequenceLayout, VistaConfig, register_weighting, vista_loss
+from llava_vista.config import WEIGHTINGS
 from llava_vista.objective import AlignmentHead
 
 
@@ -31,6 +32,21 @@ def test_values_and_gradients_equal_a_literal_loop(seed: int, temperature: float
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     for ours, theirs in zip(inputs, exact, strict=True):
         assert (ours.grad.double() - theirs.grad).abs().max() <= 1e-5 * theirs.grad.abs().max()
+
+
+def test_weights_may_be_negative() -> None:
+    """The text is their mean: the sign of all weights cancels."""
+    embeds, hidden, kind = make_batch(1, 6)
+    layout = SequenceLayout(kind == 0, kind == 1)
+    register_weighting("minus")(lambda t, m: -t / m)
+    try:
+        minus, linear = (
+            vista_loss(embeds, hidden, layout, VistaConfig(method="infonce", position_weighting=name))
+            for name in ("minus", "linear")
+        )
+    finally:
+        WEIGHTINGS.remove("minus")
+    assert minus.item() == pytest.approx(linear.item(), abs=1e-6)
 
 
 def test_equal_captions_are_no_negatives() -> None:
