@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..attach.decoder_tap import Hook
+from ..attach.handle import loss_in
 from ..attach.patching import Replacement
 from ..logging import warn_once
 
@@ -19,6 +22,8 @@ TOLERANCE = 0.02
 _CHUNK = 256
 #: Micro-batches on which the loss is compared before the trainer's own attributes decide.
 _TRIES = 8
+#: Nodes of the graph that are looked at, from the loss on.
+_NODES = 128
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +53,24 @@ def divided_means(mean: Tensor, count: Tensor, window: int, num_items: Any, worl
     return means
 
 
+def argument(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any], name: str, at: int) -> Any:
+    """Return an argument of `Trainer.compute_loss`, whatever an override calls or collects it by; None without it.
+
+    Args:
+        signature: of the bound method. args, kwargs: of the call.
+        name, at: transformers' name for it, and its place behind ``self``.
+    """
+    if name in kwargs:
+        return kwargs[name]
+    given = signature.bind_partial(*args, **kwargs).arguments
+    if name in given:
+        return given[name]
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    is_named = at < len(kinds) and kinds[at] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    collects = inspect.Parameter.VAR_POSITIONAL in kinds
+    return args[at] if at < len(args) and (collects or (is_named and at < 2)) else None
+
+
 class LossScale:
     """What a mean over one micro-batch must be divided by before it is added to the loss of `compute_loss`.
 
@@ -58,7 +81,9 @@ class LossScale:
     It is measured on the first micro-batches of several, on the device and without synchronising: the loss is compared
     with the mean cross-entropy of the model's own logits, with that divided by k, and with the sum divided by
     ``num_items_in_batch``. Where no logits are returned, or the loss is none of the three (label smoothing, a router
-    loss), the rule of `Trainer.training_step` decides, by the attributes that it reads.
+    loss, several forwards), it is a mean if it was made of a loss of the model that was not given the number; else the
+    rule of `Trainer.training_step` decides, by the attributes that it reads. What the trainer class declares to be a
+    mean (``loss_is_scaled_for_ga = False``) is one.
 
     A model may take ``num_items_in_batch`` and never use it (Llava in 4.49, VipLlava up to 5.6): the trainer believes
     the loss to be normalised and adds up means. The term is then scaled as the cross-entropy is, with a warning.
@@ -71,10 +96,14 @@ class LossScale:
         self._found: Tensor | int = 0
         self._is_announced = False
         #: micro-batches left to compare; a hook would become a part of a compiled model, and stay there
-        self._tries = 0 if trainer.args.torch_compile else _TRIES
+        is_declared = getattr(trainer, "loss_is_scaled_for_ga", None) is False
+        self._tries = 0 if trainer.args.torch_compile or is_declared else _TRIES
+        #: where the model's own losses stand in the graph, those that were not given num_items_in_batch
+        self._means: list[Any] = []
+        self._is_of_means = self._is_given = False
         self._forwards = 0
         self._logits: Tensor | None = None
-        self._hook: Any = None
+        self._hooks: list[Any] = []
         self._replacement: Replacement | None = None
         if hasattr(trainer, "get_batch_samples"):
             # The last window of an epoch may be shorter; only the trainer's own list knows (transformers 4.46 to 4.54).
@@ -89,9 +118,13 @@ class LossScale:
 
     def before_loss(self) -> None:
         """Prepare to measure, if the coming loss is one that tells."""
-        self._logits, self._forwards = None, 0
-        if self._hook is None and self._tries and self.window > 1:
-            self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_logits))
+        self._logits, self._forwards, self._means = None, 0, []
+        if not self._hooks and self._tries and self.window > 1:
+            model = self._trainer.model
+            self._hooks = [
+                model.register_forward_pre_hook(Hook(self._see_number), with_kwargs=True),
+                model.register_forward_hook(Hook(self._keep_logits)),
+            ]
 
     def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float | Tensor:
         """Return the divisor, after `compute_loss` has returned ``loss``; a tensor () until `settle` has read it.
@@ -101,10 +134,11 @@ class LossScale:
         window = self.window
         if window == 1:
             return 1.0
-        if self._hook is not None:
+        if self._hooks:
+            self._is_of_means = _comes_from(loss, self._means)
             self._measure(loss, labels, num_items_in_batch)
         self._is_announced = self._announced(num_items_in_batch)
-        announced = float(window) if self._is_announced else 1.0
+        announced = float(window) if self._is_announced and not self._is_of_means else 1.0
         if isinstance(self._found, int):
             return (announced, 1.0, float(window))[self._found]
         measured = torch.where(self._found == 2, float(window), 1.0)
@@ -158,15 +192,24 @@ class LossScale:
             self._stop_measuring()
 
     def _stop_measuring(self) -> None:
-        self._logits, self._tries = None, 0
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        self._logits, self._tries, self._means = None, 0, []
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _see_number(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._is_given = kwargs.get("num_items_in_batch") is not None
 
     def _keep_logits(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
-        logits = output.get("logits") if hasattr(output, "get") else None
+        if not torch.is_grad_enabled():
+            return  # a pass beside the one that is trained
+        values = output if isinstance(output, tuple) else [output.get("logits")] if hasattr(output, "get") else []
+        logits = next((value for value in values if isinstance(value, Tensor) and value.ndim == 3), None)
         self._forwards += 1
-        self._logits = logits.detach() if isinstance(logits, Tensor) and logits.ndim == 3 else None
+        self._logits = None if logits is None else logits.detach()
+        loss = loss_in(output)
+        if isinstance(loss, Tensor) and loss.numel() == 1 and loss.grad_fn is not None and not self._is_given:
+            self._means.append(loss.grad_fn)
 
     def _count_window(self, original: Any, /, *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
@@ -177,3 +220,17 @@ class LossScale:
 
 def _equal(found: Tensor, wanted: Tensor) -> Tensor:
     return (found - wanted).abs() <= TOLERANCE * wanted.abs().clamp(min=1e-12)
+
+
+def _comes_from(loss: Tensor, nodes: Sequence[Any]) -> bool:
+    """Return whether one of the graph's nodes is near the root of a loss: what a compute_loss adds up is few steps."""
+    queue: list[Any] = [loss.grad_fn]
+    seen: set[Any] = set()
+    while queue and nodes and len(seen) < _NODES:
+        node = queue.pop(0)
+        if any(node is one for one in nodes):
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            queue += [following for following, _ in node.next_functions]
+    return False

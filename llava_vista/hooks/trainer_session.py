@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers.trainer_callback import TrainerCallback
 
-from ..attach.handle import Handle, handle_in, handle_on
+from ..attach.handle import Handle, handle_in, handle_on, loss_in, with_loss
 from ..attach.meter import Meter
 from ..attach.patching import Replacement
 from ..config import VistaConfig
 from ..errors import AttachError, VistaError
 from ..logging import say, warn_once
-from .accumulation import LossScale
+from .accumulation import LossScale, argument
 from .process_signs import PROBE_VARIABLE
 from .refusals import agree, other_objective, refuse_what_cannot_be
 from .request import REQUEST, Settled
@@ -74,10 +74,11 @@ class TrainingSession(TrainerCallback):
         self._probe: TrainingProbe | None = None
         self._objective = other_objective(trainer)
         self._losses = self._losses_of_step = self._losses_without_term = 0
+        self._added = self._reached = 0  # terms of this step in a loss, and those that backward has come by
         self._first_step: int | None = None
         self._pending: dict[str, float] | None = None
         self._records = self._aligned = 0
-        self._is_refused = False
+        self._is_refused = self._inside = self._evaluates = False
         self._record: RunRecord | None = None
 
     def __enter__(self) -> None:
@@ -142,6 +143,9 @@ class TrainingSession(TrainerCallback):
             ("compute_loss", self._compute_loss),
             ("_maybe_log_save_evaluate", self._maybe_log_save_evaluate),
             ("log", self._log),
+            ("evaluate", self._evaluate),
+            ("predict", self._evaluate),
+            ("prediction_step", self._evaluate),
         ):
             wrapped = functools.partial(wrapper, getattr(trainer, name))
             self._undo.callback(Replacement(trainer, name, wrapped).undo)
@@ -191,19 +195,22 @@ class TrainingSession(TrainerCallback):
             AttachError: it had not. With weight 0, which may not stop a run, a warning says so.
         """
         losses, without = self._losses_of_step, self._losses_without_term
-        self._losses_of_step = self._losses_without_term = 0
-        if self.handle is None or losses:
+        added, reached = self._added, self._reached
+        self._losses_of_step = self._losses_without_term = self._added = self._reached = 0
+        if self.handle is None or (losses and (reached or not added)):
             return
         name = type(self.trainer).__name__
         cause = (
-            f"{name} called compute_loss without gradients only (a zeroth-order optimizer?)"
+            f"{name} trained a step on another loss than the one that its compute_loss returned"
+            if losses
+            else f"{name} called compute_loss without gradients only (a zeroth-order optimizer?)"
             if without
             else f"{name} trained a step without calling compute_loss, by a training_step or loop of its own"
         )
         self._complain(
             AttachError(
-                f"{cause}, so VISTA could not be added to the loss. Call self.compute_loss in it, or use "
-                f"llava_vista.attach(model) instead of {self.source}."
+                f"{cause}, so VISTA could not be added to the loss. Train on what self.compute_loss returns, or "
+                f"use llava_vista.attach(model) instead of {self.source}."
             )
         )
 
@@ -221,27 +228,37 @@ class TrainingSession(TrainerCallback):
 
     def _compute_loss(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         handle, scale = self.handle, self._scale
+        if self._inside or self._evaluates:  # a part of an outer compute_loss, or not for training
+            return original(*args, **kwargs)
         if handle is None or scale is None or not torch.is_grad_enabled():  # off, or evaluation
             self._losses_without_term += 1
             return original(*args, **kwargs)
         handle.clear()
         scale.before_loss()
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        inputs = given.get("inputs")
+        inputs = argument(self._signature, args, kwargs, "inputs", 1)
+        num_items = argument(self._signature, args, kwargs, "num_items_in_batch", 3)
         handle.observer.batch = batch = inputs if isinstance(inputs, Mapping) else {}
         labels = batch.get("labels")  # before the host takes them out
-        result = original(*args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
+        self._inside = True
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            self._inside = False
         self._losses += 1
         self._losses_of_step += 1
-        total = self._add_term(handle, scale, loss, labels, given.get("num_items_in_batch"))
+        loss = loss_in(result)
+        if not isinstance(loss, Tensor):
+            found = f"{type(self.trainer).__name__}.compute_loss returned {type(result).__name__} without a loss"
+            self._complain(AttachError(f"{found}; a tensor, or a tuple, list or mapping with one was expected."))
+            return result
+        total = self._add_term(handle, scale, loss, labels, num_items)
         handle.clear()
-        return (total, *result[1:]) if isinstance(result, tuple) else total
+        return result if total is loss else with_loss(result, total)
 
     def _add_term(self, handle: Handle, scale: LossScale, loss: Tensor, labels: Any, num_items: Any) -> Tensor:
         step = self.trainer.state.global_step
-        divisor = scale.divisor(loss, handle.merged_labels, num_items)
         labels = labels if isinstance(labels, Tensor) else None
+        divisor = scale.divisor(loss, labels if handle.merged_labels is None else handle.merged_labels, num_items)
         self.meter.add_cross_entropy(loss.detach() * divisor, labels, step)
         try:
             terms = handle.take_terms()
@@ -256,7 +273,13 @@ class TrainingSession(TrainerCallback):
                 "the VISTA term has no gradient: neither the decoder nor the text embeddings nor what makes the image "
                 "features is trained, so VISTA changes nothing."
             )
+        if terms.loss.requires_grad:
+            self._added += 1
+            terms.loss.register_hook(self._note_backward)
         return loss + (self.config.weight / divisor) * terms.loss.to(loss.device)
+
+    def _note_backward(self, gradient: Tensor) -> None:
+        self._reached += 1
 
     def _maybe_log_save_evaluate(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # The trainer itself calls this on every rank, so the gather is safe here, and only here: `log` may be called
@@ -301,11 +324,21 @@ class TrainingSession(TrainerCallback):
                 "cut off by the maximum length?"
             )
 
-    def _log(self, original: Callable[..., Any], /, logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
+    def _evaluate(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        # Whatever calls compute_loss in here wants the host's own loss, also with gradients enabled.
+        before, self._evaluates = self._evaluates, True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._evaluates = before
+
+    def _log(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # The trainer's record is the first with a loss while it logs; nothing is pending when user code logs.
-        if self._pending is not None and "loss" in logs:
-            logs, self._pending = {**logs, **self._pending}, None
-        return original(logs, *args, **kwargs)
+        values = [*args, *kwargs.values()]  # an override may call it by another name
+        if self._pending is not None and values and "loss" in values[0]:
+            record, self._pending = {**values[0], **self._pending}, None
+            args, kwargs = ((record, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): record})
+        return original(*args, **kwargs)
 
 
 def _give_back(handle: Handle) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attach.handle import Handle
+from ..attach.handle import Handle, loss_in
 from ..attach.meter import gather_ranks
 from ..attach.observation import Observation
 from ..attach.patching import Replacement
 from ..errors import ProbeError
 from ..logging import warn_once
 from ..objective.text_sums import wide
-from .accumulation import LossScale, divided_means
+from .accumulation import LossScale, argument, divided_means
 from .image_information import Information, logit_maps, measure, output_head, slope_sums
 
 _SUMS = ("nats", "tokens", "xy", "xx", "compared", "equal", "off")
@@ -74,9 +74,8 @@ class TrainingProbe:
                 self._is_armed, self._before = False, []
             found, self._found = self._found, None
             if found is not None:
-                loss = result[0] if isinstance(result, tuple) else result
-                given = signature.bind_partial(*args, **kwargs).arguments
-                self._add(found, loss.detach().float().mean(), given.get("num_items_in_batch"))
+                num_items = argument(signature, args, kwargs, "num_items_in_batch", 3)
+                self._add(found, loss_in(result).detach().float().mean(), num_items)
             return result
 
         return compute_loss
