@@ -78,9 +78,9 @@ class FirstBatchCheck:
             return
         if not kept:
             warn_once(
-                f"{self.name}: its embedding table {type(self._embedding).__name__} was not called in a forward (but "
-                "its weight used directly?), so VISTA cannot check on the first batch that text positions hold text "
-                "and image positions images."
+                f"{self.name}: its embedding table {type(self._embedding).__name__} was not called in a forward (is "
+                "its weight used directly?), so VISTA cannot check on the first batch that text positions hold "
+                "text, and image positions images."
             )
             self._left[self._kind] = 0
             return

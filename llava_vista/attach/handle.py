@@ -182,7 +182,7 @@ class Handle:
         self._inside = False
         if not module.training:
             return None  # evaluation: the host's own numbers
-        loss = output.get("loss") if hasattr(output, "get") else output[0] if isinstance(output, tuple) else None
+        loss = loss_in(output)
         if not torch.is_grad_enabled() and not (isinstance(loss, Tensor) and loss.numel() == 1):
             return None  # generation in training mode
         acts = add_to_loss and self.config.weight > 0

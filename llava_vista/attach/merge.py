@@ -214,8 +214,10 @@ class Merger:
             ours = coded.call.arguments["attention_mask"]
             values = [None if v is ours or (no_mask and at == slots.mask) else v for at, v in enumerate(values)]
         result = type(result)._make(values) if hasattr(result, "_make") else type(result)(values)
-        positions = coded.call.arguments.get("position_ids") is not None or bool(self._flags.read()[2])
-        return merged._replace(result=result, embeds=embeds, has_positions=positions)
+        positions = coded.call.arguments.get("position_ids") is not None
+        # The flags are read where images were merged only: reading waits for what was queued before.
+        marked = positions or (embeds is not None and bool(self._flags.read()[2]))
+        return merged._replace(result=result, embeds=embeds, has_positions=marked)
 
     def _read(self, values: list[Any], slots: Slots, coded: Coded, before: Merged | None, *, check: bool) -> Merged:
         """Read the layout from what came back; ``check`` reads the device.

@@ -73,7 +73,8 @@ class HostState:
             before = {id(container): content for container, content in contents}
             for name, value in vars(module).items():
                 held = before.get(id(value))
-                if value is not attributes.get(name, before) or (held is not None and not _holds(value, held)):
+                is_another = name not in attributes or value is not attributes[name]
+                if is_another or (held is not None and not _holds(value, held)):
                     found[f"{type(module).__name__}.{name}"] = value.copy() if type(value) in _CONTAINERS else value
         return found
 

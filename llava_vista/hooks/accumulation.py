@@ -63,12 +63,7 @@ def argument(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[
     if name in kwargs:
         return kwargs[name]
     given = signature.bind_partial(*args, **kwargs).arguments
-    if name in given:
-        return given[name]
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    is_named = at < len(kinds) and kinds[at] is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    collects = inspect.Parameter.VAR_POSITIONAL in kinds
-    return args[at] if at < len(args) and (collects or (is_named and at < 2)) else None
+    return given[name] if name in given else args[at] if at < len(args) else None
 
 
 class LossScale:
@@ -100,10 +95,10 @@ class LossScale:
         self._tries = 0 if trainer.args.torch_compile or is_declared else _TRIES
         #: where the model's own losses stand in the graph, those that were not given num_items_in_batch
         self._means: list[Any] = []
-        self._is_of_means = self._is_given = False
+        self._is_of_means = False
         self._forwards = 0
         self._logits: Tensor | None = None
-        self._hooks: list[Any] = []
+        self._hook: Any = None
         self._replacement: Replacement | None = None
         if hasattr(trainer, "get_batch_samples"):
             # The last window of an epoch may be shorter; only the trainer's own list knows (transformers 4.46 to 4.54).
@@ -119,12 +114,8 @@ class LossScale:
     def before_loss(self) -> None:
         """Prepare to measure, if the coming loss is one that tells."""
         self._logits, self._forwards, self._means = None, 0, []
-        if not self._hooks and self._tries and self.window > 1:
-            model = self._trainer.model
-            self._hooks = [
-                model.register_forward_pre_hook(Hook(self._see_number), with_kwargs=True),
-                model.register_forward_hook(Hook(self._keep_logits)),
-            ]
+        if self._hook is None and self._tries and self.window > 1:
+            self._hook = self._trainer.model.register_forward_hook(Hook(self._keep_output), with_kwargs=True)
 
     def divisor(self, loss: Tensor, labels: Tensor | None, num_items_in_batch: Any) -> float | Tensor:
         """Return the divisor, after `compute_loss` has returned ``loss``; a tensor () until `settle` has read it.
@@ -134,8 +125,8 @@ class LossScale:
         window = self.window
         if window == 1:
             return 1.0
-        if self._hooks:
-            self._is_of_means = _comes_from(loss, self._means)
+        if self._hook is not None:
+            self._is_of_means, self._means = _comes_from(loss, self._means), []
             self._measure(loss, labels, num_items_in_batch)
         self._is_announced = self._announced(num_items_in_batch)
         announced = float(window) if self._is_announced and not self._is_of_means else 1.0
@@ -193,22 +184,19 @@ class LossScale:
 
     def _stop_measuring(self) -> None:
         self._logits, self._tries, self._means = None, 0, []
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
-    def _see_number(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._is_given = kwargs.get("num_items_in_batch") is not None
-
-    def _keep_logits(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def _keep_output(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not torch.is_grad_enabled():
             return  # a pass beside the one that is trained
         values = output if isinstance(output, tuple) else [output.get("logits")] if hasattr(output, "get") else []
         logits = next((value for value in values if isinstance(value, Tensor) and value.ndim == 3), None)
         self._forwards += 1
         self._logits = None if logits is None else logits.detach()
-        loss = loss_in(output)
-        if isinstance(loss, Tensor) and loss.numel() == 1 and loss.grad_fn is not None and not self._is_given:
+        loss, is_given = loss_in(output), kwargs.get("num_items_in_batch") is not None
+        if isinstance(loss, Tensor) and loss.numel() == 1 and loss.grad_fn is not None and not is_given:
             self._means.append(loss.grad_fn)
 
     def _count_window(self, original: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -334,11 +334,12 @@ class TrainingSession(TrainerCallback):
 
     def _log(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         # The trainer's record is the first with a loss while it logs; nothing is pending when user code logs.
-        values = [*args, *kwargs.values()]  # an override may call it by another name
-        if self._pending is not None and values and "loss" in values[0]:
-            record, self._pending = {**values[0], **self._pending}, None
-            args, kwargs = ((record, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): record})
-        return original(*args, **kwargs)
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}  # an override may call the record by another name
+        for place, value in given.items():
+            if self._pending is not None and isinstance(value, Mapping) and "loss" in value:
+                given[place], self._pending = {**value, **self._pending}, None
+        positional = [given.pop(place) for place in range(len(args))]
+        return original(*positional, **given)
 
 
 def _give_back(handle: Handle) -> None:

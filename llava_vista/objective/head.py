@@ -256,7 +256,8 @@ class AlignmentHead(nn.Module):
                 f"estimator {self.config.method!r} returned {found}; one value per sample, (B,) = "
                 f"{tuple(bag.valid.shape)}, was expected."
             )
-        if torch.is_grad_enabled() and anchors.requires_grad and not information.requires_grad:
+        trains = torch.is_grad_enabled() and anchors.requires_grad
+        if trains and not information.requires_grad and bool(bag.valid.any()):
             raise ConfigError(
                 f"estimator {self.config.method!r} returned a value without a gradient ({information.dtype}), though "
                 "the image states have one: nothing would be trained. Is it computed under no_grad, detached or "
